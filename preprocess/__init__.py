@@ -1,0 +1,1 @@
+"""From a raw data set to tar shards and a manifest. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Training, evaluation and use of visible-infrared video person re-identification models."""

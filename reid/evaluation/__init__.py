@@ -1,0 +1,1 @@
+"""Embeddings, and the retrieval metrics of the field."""

@@ -1,0 +1,1 @@
+"""The recipe of the paper and the loop that runs it."""
