@@ -1,0 +1,28 @@
+"""What stands between a feature map and an identity: pooling, the batch-normalisation neck and a linear classifier."""
+
+from torch import Tensor, nn
+
+
+class Neck(nn.BatchNorm1d):
+    """The BN of Eqs. 4 and 8 with its bias frozen at zero, in the precision of its weights whatever autocast says [A33]."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(2B, D) -> (2B, D)."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+def classifier(features: int, num_identities: int) -> nn.Linear:
+    """W of Eqs. 3, 5, 9 and 16: a linear map without bias, drawn narrow [A33]."""
+    linear = nn.Linear(features, num_identities, bias=False)
+    nn.init.normal_(linear.weight, std=0.001)
+    return linear
+
+
+def average_pool(maps: Tensor, num_frames: int) -> Tensor:
+    """GAP over the frames and cells of each clip: (B*T, D, H, W) -> (B, D)."""
+    frames: Tensor = maps.mean((2, 3)).unflatten(0, (-1, num_frames))  # (B, T, D)
+    return frames.mean(1)
