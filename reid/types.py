@@ -27,7 +27,8 @@ class Split(StrEnum):
 
 class Role(StrEnum):
     """What a tracklet is for. The infrared-to-visible search uses QUERY rows as queries and GALLERY rows as gallery;
-    the visible-to-infrared search swaps the two."""
+    the visible-to-infrared search swaps the two.
+    """
 
     TRAIN = "train"
     QUERY = "query"
@@ -39,6 +40,73 @@ class Direction(StrEnum):
 
     INFRARED_TO_VISIBLE = "infrared_to_visible"
     VISIBLE_TO_INFRARED = "visible_to_infrared"
+
+
+class Guide(StrEnum):
+    """How much of FRM-STIG exists: all of it, without LSTM_spa, or FR-E-TI alone (the last rows of Table 1)."""
+
+    FULL = "frm_stig"
+    WITHOUT_SPATIAL = "frm_stig_star"
+    MOTION_ONLY = "fr_e_ti"
+
+
+class Variant(StrEnum):
+    """The rows of Table 1: which parts of the paper exist."""
+
+    BASELINE = "baseline"
+    ASAM = "asam"
+    ADM = "adm"
+    FRM_STIG = "frm_stig"
+    ASAM_ADM = "asam_adm"
+    ASAM_ADM_FR_E_TI = "asam_adm_fr_e_ti"
+    ASAM_ADM_FRM_STIG_STAR = "asam_adm_frm_stig_star"
+    FULL = "full"
+
+    @property
+    def attacker(self) -> bool:
+        """Whether ASAM exists."""
+        return self not in {Variant.BASELINE, Variant.ADM, Variant.FRM_STIG}
+
+    @property
+    def cross_attention(self) -> bool:
+        """Whether ADM exists, that is, whether the defence has its two CMCA."""
+        return self not in {Variant.BASELINE, Variant.ASAM, Variant.FRM_STIG}
+
+    @property
+    def guide(self) -> Guide | None:
+        """How much of FRM-STIG exists."""
+        return {
+            Variant.FRM_STIG: Guide.FULL,
+            Variant.ASAM_ADM_FR_E_TI: Guide.MOTION_ONLY,
+            Variant.ASAM_ADM_FRM_STIG_STAR: Guide.WITHOUT_SPATIAL,
+            Variant.FULL: Guide.FULL,
+        }.get(self)
+
+
+class Recipe(StrEnum):
+    """How the updates of a stage share optimizer steps [A25]: one each, attack apart, or all in one (Eq. 17)."""
+
+    ALGORITHM1 = "algorithm1"
+    MERGED = "merged"
+    JOINT = "joint"
+
+
+class Embedding(StrEnum):
+    """What retrieval compares [A20]. `auto` is the guided vector where FRM-STIG exists, else the global one."""
+
+    AUTO = "auto"
+    GUIDED = "guided"
+    GLOBAL = "global"
+    SELF_ATTENDED = "self_attended"
+    BOTH = "both"
+
+
+class Distance(StrEnum):
+    """What a triplet measures [A23]: Euclidean between unit vectors or as they are, or the literal square of Eq. 10."""
+
+    EUCLIDEAN_UNIT = "euclidean_unit"
+    EUCLIDEAN = "euclidean"
+    SQUARED = "squared"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,11 @@ Legend: B clips (both modalities), T frames, K stripes, D channels, H W.
     f * gate(f, relation) + motion -> mean over t -> concatenation over k -> (B, K*D)                  Eqs. 11 to 15
 """
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor, nn
 
 from reid.model.neck import Neck
-
-
-class Guide(StrEnum):
-    """How much of FRM-STIG is built: the last three rows of Table 1."""
-
-    FULL = "frm_stig"
-    WITHOUT_SPATIAL = "frm_stig_star"
-    MOTION_ONLY = "fr_e_ti"
+from reid.types import Guide
 
 
 class Guidance(nn.Module):

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from reid.model.attacker import Attacker
 from reid.model.defence import CrossAttention, Defence
-from reid.model.guidance import Guidance, Guide
+from reid.model.guidance import Guidance
 from reid.model.neck import average_pool, classifier
 from reid.model.resnet import ARCHITECTURES, Stem, load_pretrained
-from reid.types import Modality
+from reid.types import Embedding, Guide, Modality
 
 
 class Part(StrEnum):
@@ -44,16 +44,6 @@ class Branch(StrEnum):
     DEFEND = "defend"
     GUIDE = "guide"
     ATTACK = "attack"
-
-
-class Embedding(StrEnum):
-    """What retrieval compares [A20]. `auto` is the guided vector where FRM-STIG exists, else the global one."""
-
-    AUTO = "auto"
-    GUIDED = "guided"
-    GLOBAL = "global"
-    SELF_ATTENDED = "self_attended"
-    BOTH = "both"
 
 
 class Defended(NamedTuple):

@@ -3,13 +3,11 @@
 Legend: R rows (clips of both modalities), D features, M identities.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Distance = Literal["euclidean_unit", "euclidean", "squared"]
+from reid.types import Distance
 
 
 def confusion(logits: Tensor) -> Tensor:
@@ -39,9 +37,9 @@ def triplet(features: Tensor, identity: Tensor, margin: float, distance: Distanc
 
 def _distances(features: Tensor, distance: Distance) -> Tensor:
     """(R, D) -> (R, R). By differences, not by products: rows that are close keep their digits."""
-    if distance == "euclidean_unit":
+    if distance is Distance.EUCLIDEAN_UNIT:
         features = F.normalize(features, dim=1)
     squared = (features[:, None] - features).square().sum(2)
-    if distance == "squared":
+    if distance is Distance.SQUARED:
         return squared
     return squared.clamp_min(1e-12).sqrt()  # the root has no gradient at zero

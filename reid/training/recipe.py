@@ -1,61 +1,18 @@
 """Algorithm 1 and Table 1 of the paper as data.
 
 An `Update` is one "update ... by minimising ..." line: the branch it runs, its weighted objectives, the parts it
-trains. A `Stage` is the paper's Step I or Step II: groups of updates, one optimizer step a group. A `Variant` says which
+trains. A `Stage` is the paper's Step I or Step II: groups of updates, one optimizer step a group. A variant says which
 parts exist. One rule makes the eight rows of Table 1: an update stays if every part that it trains exists.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from torch import Tensor
 
-from reid.model.guidance import Guide
 from reid.model.network import Branch, Outputs, Part
 from reid.training import objectives
-
-
-class Variant(StrEnum):
-    """The rows of Table 1."""
-
-    BASELINE = "baseline"
-    ASAM = "asam"
-    ADM = "adm"
-    FRM_STIG = "frm_stig"
-    ASAM_ADM = "asam_adm"
-    ASAM_ADM_FR_E_TI = "asam_adm_fr_e_ti"
-    ASAM_ADM_FRM_STIG_STAR = "asam_adm_frm_stig_star"
-    FULL = "full"
-
-    @property
-    def attacker(self) -> bool:
-        """Whether ASAM exists."""
-        return self.value.startswith("asam") or self is Variant.FULL
-
-    @property
-    def cross_attention(self) -> bool:
-        """Whether the defence has its two CMCA, that is, whether ADM exists."""
-        return "adm" in self.value or self is Variant.FULL
-
-    @property
-    def guide(self) -> Guide | None:
-        """How much of FRM-STIG exists."""
-        partial = {
-            Variant.ASAM_ADM_FR_E_TI: Guide.MOTION_ONLY,
-            Variant.ASAM_ADM_FRM_STIG_STAR: Guide.WITHOUT_SPATIAL,
-        }
-        if self in {Variant.FRM_STIG, Variant.FULL}:
-            return Guide.FULL
-        return partial.get(self)
-
-
-class Recipe(StrEnum):
-    """How the updates of a stage share optimizer steps [A25]."""
-
-    ALGORITHM1 = "algorithm1"
-    MERGED = "merged"
-    JOINT = "joint"
+from reid.types import Distance, Recipe
 
 
 @dataclass(frozen=True)
@@ -147,7 +104,7 @@ class Criterion:
     """
 
     margin: float
-    distance: objectives.Distance
+    distance: Distance
     after_neck: bool
     gather: Callable[[Tensor], Tensor]
 
