@@ -3,16 +3,18 @@
 from torch import Tensor, nn
 
 
-class Neck(nn.BatchNorm1d):
-    """The BN of Eqs. 4 and 8 with its bias frozen at zero, in the precision of its weights whatever autocast says [A33]."""
+class Neck(nn.Module):
+    """The BN of Eqs. 4 and 8, its bias frozen at zero, in the precision of its weights whatever autocast says [A33]."""
 
     def __init__(self, features: int) -> None:
-        super().__init__(features)
-        self.bias.requires_grad_(False)
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features)
+        self.norm.bias.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(2B, D) -> (2B, D)."""
-        return super().forward(x.to(self.weight.dtype))
+        normalised: Tensor = self.norm(x.to(self.norm.weight.dtype))
+        return normalised
 
 
 def classifier(features: int, num_identities: int) -> nn.Linear:

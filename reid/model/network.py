@@ -200,7 +200,7 @@ class Network(nn.Module):
             vectors.append(self.defence.neck(average_pool(deep, num_frames)))
         if kind is Embedding.SELF_ATTENDED:
             vectors.append(self.defence.neck(self.defence.feature(shallow, deep, num_frames, alone=True)))
-        precision = self.defence.neck.weight.dtype
+        precision = self.defence.neck.norm.weight.dtype
         unit = torch.cat([F.normalize(vector.to(precision), dim=1) for vector in vectors], 1)
         return F.normalize(unit, dim=1)
 

@@ -1,0 +1,281 @@
+"""The configuration of a run. Its defaults are the paper; everything else is a difference from them.
+
+    defaults <- YAML file (--config) <- dotted flags -> a frozen, validated `Config`
+
+Numbers that follow from others are functions here and are stored nowhere. `[A23]` and the like name the readings of the
+paper that the README lists.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reid.types import Distance, Embedding, Recipe, Variant
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Data(_Section):
+    """What a batch is made of."""
+
+    root: Path | None = None
+    """Folder of a packed data set (`python -m preprocess pack`)."""
+    height: int = Field(288, gt=0)
+    """Rows of a frame in pixels."""
+    width: int = Field(144, gt=0)
+    """Columns of a frame in pixels."""
+    num_identities: int = Field(8, gt=1)
+    """Identities P of the global batch, over all processes [A35]."""
+    num_tracklets: int = Field(2, gt=0)
+    """Tracklets K of each identity in each modality."""
+    clip_frames: int = Field(6, gt=0)
+    """Frames T chosen from a tracklet."""
+    minimum_frames: int | None = Field(None, ge=1)
+    """Shorter tracklets are left out; by default what the data set's manifest says (12 for HITSZ-VCM)."""
+    padding: int = Field(10, ge=0)
+    """Pixels added on every side before the random crop [A32]."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    grey: float = Field(0.0, ge=0, le=1)
+    """Probability that a visible clip is turned grey by a random mixture of its channels. Not in the paper."""
+    augment_per_frame: bool = False
+    """Draw the augmentation for each frame instead of once a clip [A32]."""
+    num_workers: int = Field(4, ge=0)
+    """Worker processes that read and decode, per training process."""
+
+
+class Model(_Section):
+    """Which parts exist, and the readings of the paper inside them."""
+
+    variant: Variant = Variant.FULL
+    """A row of Table 1."""
+    backbone: Literal["resnet50", "thin"] = "resnet50"
+    """The residual trunk; `thin` is for demonstrations and tests."""
+    weights: str = "imagenet"
+    """Where the trunk starts: `imagenet`, `none`, or a .pth or .safetensors file with torchvision's names."""
+    last_stride: Literal[1, 2] = 1
+    """Stride of layer4 [A3]."""
+    num_parts: int = Field(6, gt=0)
+    """Horizontal stripes K of FRM-STIG."""
+    attention_reduction: int = Field(2, gt=0)
+    """Bottleneck of IMSA and CMCA [A4]."""
+    separate_attention: bool = False
+    """One IMSA a modality instead of one for both [A5]."""
+    pair_clips: bool = False
+    """CMCA looks at all frames of its partner instead of the same frame [A10]."""
+    update_cross_statistics: bool = False
+    """layer4's pass over CMCA's output updates running statistics too [A34]."""
+    num_lstm_layers: int = Field(1, gt=0)
+    """Layers of each LSTM [A15]."""
+    gate_reduction: int = Field(16, gt=0)
+    """Bottleneck of the two linear maps of Eq. 12 [A17]."""
+    guided_neck: bool = False
+    """A BN neck before W_se [A19]."""
+
+
+class Objective(_Section):
+    """The factors of Eq. 17 and the triplet of Eq. 10."""
+
+    lambda1: float = Field(1.0, ge=0)
+    """Weight of the attacker's identification (Eq. 5)."""
+    lambda2: float = Field(0.5, ge=0)
+    """Weight of the defence's identification and triplet (Eqs. 9 and 10)."""
+    lambda3: float = Field(0.5, ge=0)
+    """Weight of the guided identification (Eq. 16)."""
+    margin: float = Field(0.3, ge=0)
+    """Margin of the triplet."""
+    triplet: Literal["auto", "euclidean", "euclidean_unit", "squared_bn"] = "auto"
+    """Distance of the triplet [A23]. `auto`: between unit vectors if trained from scratch, else Euclidean."""
+    mining: Literal["global", "local"] = "global"
+    """Hardest clips of all processes, or of each process alone [A24]."""
+
+
+class Optimizer(_Section):
+    """SGD and its learning rate, a function of the step."""
+
+    learning_rate: float = Field(0.12, gt=0)
+    """Peak rate of everything but the residual trunk, for the paper's batch of 32 clips."""
+    trunk_learning_rate: float = Field(0.012, gt=0)
+    """Peak rate of stems and layers 1 to 4 [A29]."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum [A31]."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay; a part that rests in an update does not decay in it."""
+    warmup_epochs: float = Field(10, ge=0)
+    """Epochs of linear warm-up."""
+    milestones: tuple[float, ...] = (35, 80)
+    """Epochs at which the rate is multiplied by `decay` [A30]."""
+    decay: float = Field(0.1, gt=0, le=1)
+    """Factor at each milestone."""
+    scale_with_batch: bool = True
+    """Multiply both rates by the clips of the global batch over the paper's 32 [A35]."""
+
+
+class Schedule(_Section):
+    """How long each step of Algorithm 1 lasts."""
+
+    recipe: Recipe = Recipe.ALGORITHM1
+    """How updates share optimizer steps [A25]."""
+    stage1_epochs: int = Field(150, ge=0)
+    """Epochs of Step I."""
+    stage2_epochs: int = Field(50, ge=0)
+    """Epochs of Step II."""
+    epoch_iterations: int = Field(268, gt=0)
+    """Iterations of an epoch."""
+
+
+class Evaluation(_Section):
+    """The protocol, and when it is run."""
+
+    every_epochs: int = Field(10, gt=0)
+    """Epochs between evaluations; there is always one at the end."""
+    batch_clips: int = Field(32, gt=0)
+    """Clips embedded at a time, per process."""
+    embedding: Embedding = Embedding.AUTO
+    """What is compared [A20]."""
+    drop_same_camera: bool = True
+    """Leave gallery items of the query's identity and camera out, as the protocol says."""
+
+
+class Engine(_Section):
+    """How the machine is used. Nothing here changes what is learned, but for rounding."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the forward pass."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`cpu` leaves a GPU alone."""
+    deterministic: bool = False
+    """Ask the libraries for deterministic kernels (slower on a GPU; a CPU is deterministic anyway)."""
+    log_every_steps: int = Field(50, gt=0)
+    """Iterations between two points of every curve."""
+    checkpoint_every_steps: int = Field(268, gt=0)
+    """Iterations between two checkpoints; there is one after every evaluation too."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """Newest checkpoints that are kept, beside the best one."""
+
+
+class Tracking(_Section):
+    """Where runs are compared."""
+
+    experiment: str = "vcm"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """Name of the run in MLflow; by default that of the run's folder."""
+    uri: str | None = None
+    """MLflow server or store; by default MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder."""
+
+
+class Config(_Section):
+    """A run. The defaults are the paper."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the first weights, the batches and the augmentation."""
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    evaluation: Evaluation = Evaluation()
+    engine: Engine = Engine()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.schedule.stage1_epochs + self.schedule.stage2_epochs == 0:
+            raise ValueError("schedule: stage1_epochs and stage2_epochs are both 0; nothing would be trained")
+        if sorted(self.optimizer.milestones) != list(self.optimizer.milestones):
+            raise ValueError(
+                f"optimizer.milestones: expected rising epochs, found {self.optimizer.milestones}"
+            )
+        return self
+
+    @property
+    def num_steps(self) -> int:
+        """Iterations of the whole run."""
+        return (self.schedule.stage1_epochs + self.schedule.stage2_epochs) * self.schedule.epoch_iterations
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, that iteration `step`, from 0, lies in."""
+        return step // self.schedule.epoch_iterations
+
+    def stage(self, step: int) -> int:
+        """0 in Step I of Algorithm 1, 1 in Step II."""
+        return int(self.epoch(step) >= self.schedule.stage1_epochs)
+
+    def rate(self, step: int) -> float:
+        """What the peak learning rates are multiplied by in iteration `step` [A30]."""
+        epochs = step / self.schedule.epoch_iterations
+        warmup = self.optimizer.warmup_epochs
+        rising = min(1.0, (step + 1) / (warmup * self.schedule.epoch_iterations)) if warmup else 1.0
+        passed = sum(epochs >= milestone for milestone in self.optimizer.milestones)
+        clips = 2 * self.data.num_identities * self.data.num_tracklets
+        return (
+            rising * self.optimizer.decay**passed * (clips / 32 if self.optimizer.scale_with_batch else 1.0)
+        )
+
+    @property
+    def triplet_distance(self) -> Distance:
+        """`objective.triplet` with `auto` resolved."""
+        if self.objective.triplet == "auto":
+            return Distance.EUCLIDEAN_UNIT if self.model.weights == "none" else Distance.EUCLIDEAN
+        return (
+            Distance.SQUARED if self.objective.triplet == "squared_bn" else Distance(self.objective.triplet)
+        )
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration: every one found, a line each."""
+
+
+def from_yaml(path: Path) -> Config:
+    """Read a configuration file. Raises ConfigError naming the file and every mistake in it."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; give a YAML file, such as launch/experiments/vcm.yaml"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: this is no YAML: {error}") from error
+    return from_dict(content or {}, str(path))
+
+
+def from_dict(content: Any, source: str) -> Config:
+    """Check a nested mapping. Raises ConfigError with `source` and every mistake, each with its key."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(key) for key in mistake['loc']) or 'the whole'}: {mistake['msg']}, found {mistake['input']!r}"
+            for mistake in error.errors(include_url=False)
+        ]
+        raise ConfigError(
+            "\n".join([f"{source}: {len(lines)} mistake(s) in the configuration", *lines])
+        ) from error
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as a file that `from_yaml` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted key -> value, JSON types only."""
+    content = config.model_dump(mode="json")
+    return {
+        (f"{section}.{key}" if isinstance(values, dict) else section): value
+        for section, values in content.items()
+        for key, value in (values.items() if isinstance(values, dict) else [(section, values)])
+    }
+
+
+def difference(config: Config, reference: Config | None = None) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value in `reference`, value in `config`) where they differ. The reference is the paper."""
+    old, new = flatten(reference or Config()), flatten(config)
+    return {key: (old[key], new[key]) for key in new if old[key] != new[key]}

@@ -1,0 +1,231 @@
+"""The only room that knows there are several processes: devices, precision, seeds, agreement, and requests to stop.
+
+    Runtime.start(engine configuration, seed)
+      .prepare(network)        device, channels-last, synchronised batch statistics, autocast, DDP
+      .gather, .sum, .collect  rows and numbers of all processes
+      .stop_requested()        the same answer on every process, in the same step
+      .leader(make, silent)    one process does, the others get something silent
+
+accelerate is used for launching, device, precision and DDP, and for nothing else: its data loaders re-shard, its
+checkpoints pickle, its scheduler steps once a process.
+"""
+
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import partial
+from types import FrameType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from reid.collectives import gather_rows, synchronize_batch_norm
+
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+Made = TypeVar("Made")
+
+log = logging.getLogger(__name__)
+
+
+class Runtime:
+    """This process among its peers. `rank` counts from 0 to `world` - 1."""
+
+    def __init__(self, accelerator: Accelerator, precision: str) -> None:
+        self._accelerator = accelerator
+        self.precision = precision
+        self.rank: int = accelerator.process_index
+        self.world: int = accelerator.num_processes
+        self.device: torch.device = accelerator.device
+        self._stop = _StopRequest(self.world)
+
+    @classmethod
+    def start(
+        cls, *, precision: str, device: str, seed: int, deterministic: bool, timeout_seconds: float = 600
+    ) -> Self:
+        """Join the processes that `accelerate launch` started, or be alone.
+
+        The CPU is used where `device` is `cpu` or there is no GPU. Raises RuntimeError if the launcher's world and
+        ours differ.
+        """
+        cpu = device == "cpu" or not torch.cuda.is_available()
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=MIXED_PRECISION[precision],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+                ),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds)),
+            ],
+        )
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != accelerator.num_processes:
+            raise RuntimeError(
+                f"the launcher started {launched} processes, accelerate sees {accelerator.num_processes}: on a machine "
+                "without a GPU, launch with --config_file launch/accelerate/cpu.yaml"
+            )
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries may draw from the global generator)
+        random.seed(seed)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(mode=True)
+        return cls(accelerator, precision)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process speaks for all: it alone writes files and logs."""
+        return self.rank == 0
+
+    def leader(self, make: Callable[[], Made], silent: Callable[[], Made]) -> Made:
+        """What `make` makes on the leading process, what `silent` makes on the others."""
+        return make() if self.leads else silent()
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The network as it is trained: on the device, with autocast, synchronised over processes.
+
+        `network` itself is changed in place and stays the module that owns the parameters.
+        """
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.world > 1:
+            if self.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            else:
+                synchronize_batch_norm(network)
+        prepared: nn.Module = self._accelerator.prepare_model(network)
+        if self.world > 1 and not isinstance(prepared, DistributedDataParallel):
+            raise RuntimeError(f"{self.world} processes, but accelerate did not wrap the network for them")
+        return prepared
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of the run, for what is called outside the prepared network's forward."""
+        return self._accelerator.autocast()  # type: ignore[no-any-return]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(R, ...) -> (world*R, ...), in the order of the processes; gradients flow back to where rows came from."""
+        return x if self.world == 1 else gather_rows(x, self.rank, self.world)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over processes, without gradients."""
+        total = x.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total
+
+    def collect(self, value: Made) -> list[Made]:
+        """Any picklable value of every process, in the order of the processes, on every process."""
+        values: list[Any] = [value]
+        if self.world > 1:
+            values = [None] * self.world
+            dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, value: Made) -> Made:
+        """The leading process's value, on every process."""
+        return self.collect(value)[0]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def share(self, rows: int) -> slice:
+        """This process's contiguous part of `rows` rows; the parts differ by one row at most."""
+        return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
+
+    def random_state(self) -> dict[str, Any]:
+        """The generators of this process, as JSON types."""
+        state: dict[str, Any] = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device).numpy().tobytes().hex()
+        return state
+
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Undo everything that was drawn since `random_state`."""
+        torch.set_rng_state(_bytes(state["torch"]))
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(_bytes(state["cuda"]), self.device)
+
+    def memory_gigabytes(self) -> float:
+        """The most device memory this process has used so far, in GB; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else 0.0
+
+    def heeding_signals(self) -> AbstractContextManager[None]:
+        """Within, SIGTERM, SIGUSR1 and SIGINT are requests to stop at the next step."""
+        return self._stop.heeded()
+
+    def stop_requested(self) -> str | None:
+        """The signal some process was sent, or None: the same answer on every process. Called once a step by all.
+
+        What a process is told now was asked of all in the call before, so nobody waits for the exchange.
+        """
+        return self._stop.agreed()
+
+    def end(self) -> None:
+        """Leave the group of processes."""
+        self._accelerator.end_training()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class _StopRequest:
+    """A flag that signal handlers raise, and its maximum over the processes, one step late."""
+
+    def __init__(self, world: int) -> None:
+        self._raised = 0
+        self._exchange = partial(_Maximum, dist.new_group(backend="gloo")) if world > 1 else _Alone
+        self._pending: _Maximum | _Alone | None = None
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        def raise_flag(number: int, _: FrameType | None) -> None:
+            self._raised = max(self._raised, number)
+
+        former = {number: signal.signal(number, raise_flag) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def agreed(self) -> str | None:
+        answer = self._pending.result() if self._pending else 0
+        self._pending = self._exchange(self._raised)
+        return signal.Signals(answer).name if answer else None
+
+
+class _Alone:
+    """The exchange of a process without peers."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def result(self) -> int:
+        return self._value
+
+
+class _Maximum:
+    """The largest value of all processes, on its way while they compute."""
+
+    def __init__(self, group: dist.ProcessGroup, value: int) -> None:
+        self._value = torch.tensor(value)
+        self._work = dist.all_reduce(self._value, dist.ReduceOp.MAX, group=group, async_op=True)
+
+    def result(self) -> int:
+        assert self._work is not None
+        self._work.wait()
+        return int(self._value)
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
