@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Runtime:
-    """This process among its peers. `rank` counts from 0 to `world` - 1."""
+    """A process among its peers. `rank` counts from 0 to `world` - 1."""
 
     def __init__(self, accelerator: Accelerator, precision: str) -> None:
         self._accelerator = accelerator
@@ -140,7 +140,7 @@ class Runtime:
         self._accelerator.wait_for_everyone()
 
     def share(self, rows: int) -> slice:
-        """This process's contiguous part of `rows` rows; the parts differ by one row at most."""
+        """The contiguous part of `rows` rows that falls to this process; the parts differ by one row at most."""
         return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
 
     def random_state(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class _Alone:
 class _Maximum:
     """The largest value of all processes, on its way while they compute."""
 
-    def __init__(self, group: dist.ProcessGroup, value: int) -> None:
+    def __init__(self, group: Any, value: int) -> None:
         self._value = torch.tensor(value)
         self._work = dist.all_reduce(self._value, dist.ReduceOp.MAX, group=group, async_op=True)
 
