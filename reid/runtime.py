@@ -116,6 +116,26 @@ class Runtime:
         """(R, ...) -> (world*R, ...), in the order of the processes; gradients flow back to where rows came from."""
         return x if self.world == 1 else gather_rows(x, self.rank, self.world)
 
+    def concatenate(self, x: Tensor | None) -> Tensor:
+        """Rows of all processes in their order, each with its own number of rows; None stands for no rows.
+
+        `x` is (R, D) on the CPU; so is the result, on every process. Raises ValueError if nobody has a row.
+        """
+        shapes = self.collect(None if x is None else tuple(x.shape))
+        widths = {shape[1] for shape in shapes if shape is not None}
+        if len(widths) != 1:
+            raise ValueError(
+                f"expected rows of one width from at least one process, found the shapes {shapes}"
+            )
+        counts = [0 if shape is None else shape[0] for shape in shapes]
+        if x is not None and self.world == 1:
+            return x
+        padded = torch.zeros(max(counts), widths.pop())
+        if x is not None:
+            padded[: len(x)] = x
+        rows = self.gather(padded.to(self.device)).cpu().split(max(counts))
+        return torch.cat([piece[:count] for piece, count in zip(rows, counts, strict=True)])
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum over processes, without gradients."""
         total = x.detach().clone()
