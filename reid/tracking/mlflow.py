@@ -1,0 +1,306 @@
+"""Replays a journal into MLflow. The only file that imports mlflow, and never in the process that trains.
+
+    records -> batches of metrics, parameters and tags; artifacts, data sets and checkpoints one by one -> the server
+
+Replaying is idempotent: a point is the same (key, step, value, time) however often it is sent, and everything that MLflow
+would double (runs, models, links) is looked for before it is made. MLflow chooses the id of a run itself, so a run is found
+by the uid that its journal opens with; where it lies and how far it was sent stands in `RUN/mlflow.json`, by server.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from reid.tracking import names
+from reid.tracking.journal import Kind, Record, header
+
+STATE_NAME = "mlflow.json"
+REFUSED_NAME = "refused.jsonl"
+MAX_METRICS = 1000
+MAX_PARAMS = 100
+MAX_DIGEST_CHARACTERS = 36
+_SQLITE = "sqlite:///"
+
+log = logging.getLogger(__name__)
+
+
+def quiet_environment() -> None:
+    """Settings that mlflow reads when it is imported: no telemetry, and no call that waits for minutes."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclass
+class Target:
+    """How far a run has come on one server. `offset` counts the bytes of the journal that are there."""
+
+    experiment_id: str
+    run_id: str
+    offset: int = 0
+
+
+class Replay:
+    """One run on one server. `send` may fail at any time, and is then called again with the same records."""
+
+    def __init__(self, run_folder: Path, tracking_uri: str) -> None:
+        quiet_environment()
+        self._run_folder = run_folder
+        self._uri = tracking_uri
+        self._header = header(run_folder)
+        self._client: Any = None
+        self._target: Target | None = None
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the journal that this server has, as far as this machine knows."""
+        state = _read_state(self._run_folder).get(redacted(self._uri))
+        return Target(**state).offset if state else 0
+
+    def connect(self, started: float) -> Target:
+        """Find the run on the server, or make it (`started`: seconds since 1970)."""
+        if self._target is not None:
+            return self._target
+        with _first_use_alone(self._uri):
+            from mlflow import MlflowClient  # noqa: PLC0415  # takes seconds
+            from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+            self._client = MlflowClient(self._uri)
+            experiment_id = self._experiment()
+        known = _read_state(self._run_folder).get(redacted(self._uri))
+        if known:
+            try:
+                self._client.get_run(known["run_id"])
+                self._target = Target(**known)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        if self._target is None:
+            self._target = Target(
+                experiment_id, self._find_run(experiment_id) or self._create_run(experiment_id, started)
+            )
+        self._remember(self._target)
+        return self._target
+
+    def send(self, records: list[Record], offset: int) -> None:
+        """Bring records to the server; `offset` is where the journal continues behind them.
+
+        Raises whatever MLflow and its transport raise; nothing is then counted as sent. A record that the server refuses
+        for what it says is written to `RUN/refused.jsonl`, and the others go on.
+        """
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        target = self.connect(records[0].time)
+        for group in _groups(records):
+            try:
+                self._send_group(target, group)
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                for record in group:
+                    self._send_or_refuse(target, record)
+        target.offset = offset
+        self._remember(target)
+
+    def beat(self, now: float) -> None:
+        """Tell the server that the run lives. `now` in seconds since 1970."""
+        self._client.set_tag(self.connect(now).run_id, names.Tag.HEARTBEAT, str(int(now)))
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        name = self._header["experiment"]
+        existing = self._client.get_experiment_by_name(name)
+        if existing is not None:
+            return str(existing.experiment_id)
+        beside = None
+        if self._uri.startswith(_SQLITE):
+            beside = (Path(self._uri.removeprefix(_SQLITE)).parent / "artifacts" / _as_folder(name)).as_uri()
+        try:
+            return str(self._client.create_experiment(name, artifact_location=beside))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self._client.get_experiment_by_name(name).experiment_id)
+
+    def _find_run(self, experiment_id: str) -> str | None:
+        found = self._client.search_runs(
+            [experiment_id], f"tags.{names.Tag.RUN_UID} = '{self._header['uid']}'"
+        )
+        return found[0].info.run_id if found else None
+
+    def _create_run(self, experiment_id: str, started: float) -> str:
+        tags = {names.Tag.RUN_UID: self._header["uid"]}
+        run = self._client.create_run(experiment_id, _milliseconds(started), tags, self._header["name"])
+        return str(run.info.run_id)
+
+    def _remember(self, target: Target) -> None:
+        state = _read_state(self._run_folder)
+        state[redacted(self._uri)] = asdict(target)
+        path = self._run_folder / STATE_NAME
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(state, indent=1) + "\n")
+        draft.replace(path)
+
+    def _send_or_refuse(self, target: Target, record: Record) -> None:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            self._send_group(target, [record])
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            log.error("MLflow refuses record %d (%s): %s", record.sequence, record.kind, error)  # noqa: TRY400
+            with (self._run_folder / REFUSED_NAME).open("a") as file:
+                file.write(json.dumps({"sequence": record.sequence, "reason": str(error)}) + "\n")
+
+    def _send_group(self, target: Target, group: list[Record]) -> None:
+        record = group[0]
+        match record.kind:
+            case Kind.METRICS | Kind.PARAMS | Kind.TAGS:
+                self._send_values(target, group)
+            case Kind.ARTIFACT:
+                path = self._run_folder / record.data["path"]
+                self._client.log_artifact(target.run_id, str(path), record.data["folder"])
+            case Kind.DATASET:
+                self._send_dataset(target, record)
+            case Kind.CHECKPOINT:
+                self._send_checkpoint(target, record)
+            case Kind.START:
+                self._client.update_run(target.run_id, status="RUNNING")
+            case Kind.FINISH if record.data["status"] == "SCHEDULED":
+                self._client.update_run(target.run_id, status="SCHEDULED")
+            case Kind.FINISH:
+                self._client.set_terminated(target.run_id, record.data["status"], _milliseconds(record.time))
+            case Kind.RUN:
+                pass
+
+    def _send_values(self, target: Target, group: list[Record]) -> None:
+        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
+
+        metrics, params, tags = [], [], []
+        for record in group:
+            for key, value in record.data.items():
+                if record.kind is Kind.METRICS:
+                    metrics.append(Metric(key, _plottable(value), _milliseconds(record.time), record.step))
+                elif record.kind is Kind.PARAMS:
+                    params.append(Param(key, value))
+                else:
+                    tags.append(RunTag(key, value))
+        self._client.log_batch(target.run_id, metrics=metrics, params=params, tags=tags)
+
+    def _send_dataset(self, target: Target, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415
+
+        data = record.data
+        dataset = Dataset(
+            name=data["name"],
+            digest=data["digest"][:MAX_DIGEST_CHARACTERS],
+            source_type="local",
+            source=json.dumps({"uri": data["source"]}),
+            profile=json.dumps(data["profile"]),
+        )
+        context = [InputTag(names.CONTEXT_OF_DATASET, data["role"])]
+        self._client.log_inputs(target.run_id, [DatasetInput(dataset, context)])
+
+    def _send_checkpoint(self, target: Target, record: Record) -> None:
+        """A model that stands for the checkpoint: its name, its scores, and a link from the run at the step."""
+        from mlflow.entities import LoggedModelOutput, Metric  # noqa: PLC0415
+
+        data, step = record.data, record.step or 0
+        tags = {
+            names.ModelTag.PATH: data["path"],
+            names.ModelTag.DIGEST: data["digest"],
+            names.ModelTag.STEP: str(step),
+        }
+        same = f"source_run_id = '{target.run_id}' AND tags.{names.ModelTag.STEP} = '{step}'"
+        found = self._client.search_logged_models([target.experiment_id], same, max_results=1)
+        model = found[0] if found else None
+        if model is None:
+            name = f"{_as_folder(self._header['name'])}-step-{step}"
+            model = self._client.create_logged_model(target.experiment_id, name, target.run_id, tags)
+        metrics = [
+            Metric(
+                key,
+                _plottable(float(value)),
+                _milliseconds(data["times"][key]),
+                step,
+                model_id=model.model_id,
+            )
+            for key, value in data["values"].items()
+        ]
+        if metrics:
+            self._client.log_batch(target.run_id, metrics=metrics)
+        self._client.finalize_logged_model(model.model_id, "READY")
+        outputs = self._client.get_run(target.run_id).outputs
+        if all(output.model_id != model.model_id for output in (outputs.model_outputs if outputs else [])):
+            self._client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+def redacted(text: str) -> str:
+    """Text as it may be written down: URIs without user and password, and none of the secrets of the environment."""
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Runs of metrics, of parameters or of tags within MLflow's limits a request; any other record alone."""
+    limits = {Kind.METRICS: MAX_METRICS, Kind.PARAMS: MAX_PARAMS, Kind.TAGS: MAX_PARAMS}
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        limit = limits.get(record.kind, 0)
+        if group and (record.kind is not group[0].kind or size + len(record.data) > limit):
+            yield group
+            group, size = [], 0
+        group.append(record)
+        size += len(record.data)
+    if group:
+        yield group
+
+
+def _plottable(value: float) -> float:
+    """MLflow stores an infinity as 1.8e308, which ruins every axis: the journal keeps it, MLflow gets NaN."""
+    return value if math.isfinite(value) else math.nan
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _as_folder(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def _read_state(run_folder: Path) -> dict[str, Any]:
+    path = run_folder / STATE_NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@contextmanager
+def _first_use_alone(uri: str) -> Iterator[TextIO | None]:
+    """Processes that create the tables of one SQLite file at the same time break each other: one after the other."""
+    if not uri.startswith(_SQLITE):
+        yield None
+        return
+    database = Path(uri.removeprefix(_SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_suffix(".lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield lock

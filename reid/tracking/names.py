@@ -1,0 +1,129 @@
+"""Every metric, parameter, tag and folder name that a run shows. No other file spells one.
+
+MLflow groups charts by the part of a metric's name before the last `/`. Names hold letters, digits, `_ - . /` only.
+"""
+
+from enum import StrEnum
+
+from reid.types import Direction
+
+RANKS = (1, 5, 10, 20)
+
+
+class Metric(StrEnum):
+    """Metrics with a fixed name; those of an objective or a direction are made by the functions below."""
+
+    LOSS = "train/loss"
+    LEARNING_RATE = "train/lr"
+    GRADIENT_NORM = "train/grad_norm"
+    ACCURACY = "train/accuracy"
+    MEAN_RANK1 = "mean/rank1"
+    MEAN_MAP = "mean/map"
+    CLIPS_PER_SECOND = "speed/clips_per_second"
+    STEP_MS = "speed/step_ms"
+    DATA_WAIT_FRACTION = "speed/data_wait_fraction"
+    EVALUATION_SECONDS = "speed/eval_seconds"
+    GPU_MEMORY_GB = "gpu/memory_gb_max"
+    NONFINITE = "health/nonfinite"
+    GRADIENT_SCALE = "health/grad_scale"
+    RESUME_MISMATCH = "health/resume_mismatch"
+    STAGE = "stage"
+    EPOCH = "epoch"
+
+
+def objective(term: str) -> str:
+    """A term of the paper's objectives: `cov_id`, `att_id`, `def_id`, `def_tri` or `p_id`."""
+    return f"train/{term}"
+
+
+def rank(direction: Direction, k: int) -> str:
+    return f"{direction}/rank{k}"
+
+
+def mean_average_precision(direction: Direction) -> str:
+    return f"{direction}/map"
+
+
+def mean_inverse_penalty(direction: Direction) -> str:
+    return f"{direction}/minp"
+
+
+def is_repeatable(metric: str) -> bool:
+    """Whether a resumed run should see the same value again. Speed, memory and health belong to the machine."""
+    return not metric.startswith(("speed/", "gpu/", "health/"))
+
+
+class Param(StrEnum):
+    """What people filter and sweep by."""
+
+    VARIANT = "variant"
+    RECIPE = "recipe"
+    WEIGHTS = "weights"
+    BACKBONE = "backbone"
+    LAMBDA1 = "lambda1"
+    LAMBDA2 = "lambda2"
+    LAMBDA3 = "lambda3"
+    LEARNING_RATE = "lr"
+    TRIPLET = "triplet"
+    IDENTITIES_PER_BATCH = "P"
+    TRACKLETS_PER_IDENTITY = "K"
+    FRAMES_PER_CLIP = "T"
+    SIZE = "size"
+    SEED = "seed"
+    PRECISION = "precision"
+    WORLD_SIZE = "world_size"
+    STEPS = "steps"
+    PROTOCOL = "protocol"
+    DATASET = "dataset"
+    DATASET_DIGEST = "dataset_digest"
+
+
+class Tag(StrEnum):
+    """Facts that may change while a run lives. Those that begin with `mlflow.` are shown by MLflow in places of its own."""
+
+    DESCRIPTION = "mlflow.note.content"
+    PARENT = "mlflow.parentRunId"
+    SOURCE = "mlflow.source.name"
+    COMMIT = "mlflow.source.git.commit"
+    USER = "mlflow.user"
+    DIRTY = "git_dirty"
+    RUN_FOLDER = "run_folder"
+    RUN_UID = "run_uid"
+    PARENT_UID = "parent_uid"
+    CONFIG_SHA = "config_sha256"
+    SYNTHETIC = "synthetic"
+    SLURM_JOB = "slurm_job"
+    RESTARTS = "restarts"
+    HOST = "host"
+    DRIVER = "driver"
+    STAGE = "stage"
+    LAST_CHECKPOINT = "last_checkpoint"
+    HEARTBEAT = "heartbeat"
+    ABLATION = "ablation"
+    SWEEP = "sweep"
+    ENDED_BY = "ended_by"
+
+
+def changed(param: str) -> str:
+    """The tag that holds a parameter's later value: MLflow's parameters cannot change."""
+    return f"changed.{param}"
+
+
+class ModelTag(StrEnum):
+    """Tags of the model that stands for a checkpoint."""
+
+    PATH = "path"
+    DIGEST = "sha256"
+    STEP = "step"
+
+
+CONTEXT_OF_DATASET = "mlflow.data.context"
+
+
+class Folder(StrEnum):
+    """Where artifacts of a run lie in MLflow."""
+
+    CONFIG = "config"
+    PICTURES = "pictures"
+    TABLES = "tables"
+    REPORT = "report"
