@@ -52,8 +52,9 @@ sys.exit('too old') if sys.version_info < (${oldest_python/./, }) else print(sys
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
+        command -v "$PYTHON" >/dev/null || stop "PYTHON=$PYTHON: there is no such program."
         recent_python "$PYTHON" && return
-        stop "PYTHON=$PYTHON: expected Python >= $oldest_python, found: $("$PYTHON" --version 2>&1 || true)"
+        stop "PYTHON=$PYTHON: expected Python >= $oldest_python, found $("$PYTHON" --version 2>&1 || true)."
     fi
     if [[ -f $venv/packages ]] && recent_python "$venv/bin/python"; then return; fi
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -113,22 +114,33 @@ is_ready() { packages_are_ready && cmp -s <(wanted_project) "$venv/project"; }
 
 # --- What is made -----------------------------------------------------------------------------------------------------
 
+may_install_debian_packages() { ((EUID == 0)) && command -v apt-get >/dev/null; }
+
+# What cannot be had is said by those who need it: `require_python`, `obstacle_to_simd`.
 install_debian_packages() {
     local packages
     mapfile -t packages < <(missing_packages)
     ((${#packages[@]})) || return 0
-    if ((EUID == 0)) && command -v apt-get >/dev/null; then
-        export DEBIAN_FRONTEND=noninteractive
-        step "reading Debian's package lists" apt-get -o DPkg::Lock::Timeout=300 update || return 0
-        step "installing Debian packages: ${packages[*]}" \
-            apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}" || return 0
-    fi
+    export DEBIAN_FRONTEND=noninteractive
+    step "Debian's package lists" apt-get -o DPkg::Lock::Timeout=300 update || return 0
+    step "Debian packages: ${packages[*]}" \
+        apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}" || return 0
 }
 
 require_python() {
-    local remedy="As root: apt-get install python3-venv (Debian 12, Ubuntu 24.04). Or name another: PYTHON=..."
-    [[ -n $python ]] || stop "Python >= $oldest_python is missing, found: $(python3 --version 2>&1 || true). $remedy"
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$python cannot make virtual environments. $remedy"
+    local complaint remedy packages
+    if [[ -z $python ]]; then
+        complaint="Python >= $oldest_python is missing"
+        ! command -v python3 >/dev/null || complaint+=" (python3 is $(python3 --version 2>&1 || true))"
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        complaint="$python cannot make virtual environments"
+    else
+        return 0
+    fi
+    mapfile -t packages < <(missing_packages)
+    remedy="Install Python with its module venv"
+    ! command -v apt-get >/dev/null || remedy="As root: apt-get install ${packages[*]}"
+    stop "$complaint. $remedy. Or name another interpreter: PYTHON=/path/to/python $0"
 }
 
 make_virtual_environment() {
@@ -187,12 +199,16 @@ make_packages() {
     if [[ -e $venv && ! -f $venv/made-by-launch ]]; then
         stop "$venv exists and was not made by this script. Move it away or remove it, then call again."
     fi
+    [[ -w $root ]] || stop "$root is not writable for $(id -un): .venv is made there."
+    may_install_debian_packages || require_python
     rm -rf "$venv"
     mkdir "$venv"
     echo "This directory is made, and replaced as a whole, by launch/environment.sh." >"$venv/made-by-launch"
-    install_debian_packages
-    python=$(find_python)
-    require_python
+    if may_install_debian_packages; then
+        install_debian_packages
+        python=$(find_python)
+        require_python
+    fi
     make_virtual_environment
     install_packages
     install_pil
@@ -209,5 +225,5 @@ if ! is_ready; then
     python=$(find_python)
     packages_are_ready || make_packages
     is_ready || install_project
-    say "ready: $("$venv/bin/python" -c 'import sys, PIL; print("Python", sys.version.split()[0], "PIL", PIL.__version__)')"
+    say "ready: $("$venv/bin/python" -VV | cut -d' ' -f 1-2), PIL $("$venv/bin/python" -c 'import PIL; print(PIL.__version__)')"
 fi
