@@ -1,0 +1,119 @@
+"""What a configuration builds: the network, its optimizer, the stages it goes through, the protocol it is scored by.
+
+The only place where the keys of `model`, `objective` and `optimizer` meet the code they are for.
+"""
+
+import torch
+from torch import nn
+
+from reid.config import Config
+from reid.data.batches import BatchPlan
+from reid.data.clips import Augmentation, ClipShape
+from reid.data.manifest import Manifest
+from reid.evaluation.retrieval import Protocol
+from reid.model.defence import CrossAttention
+from reid.model.network import Network, Structure
+from reid.model.resnet import Layers, Stem
+from reid.runtime import Runtime
+from reid.training.recipe import Criterion, Stage, Weights, stages
+from reid.types import Distance
+
+
+def network(config: Config, num_identities: int) -> Network:
+    """The parts of the configured variant, with fresh weights."""
+    model, variant = config.model, config.model.variant
+    cross = CrossAttention(model.attention_reduction, model.pair_clips, model.update_cross_statistics)
+    return Network(
+        Structure(
+            num_identities=num_identities,
+            backbone=model.backbone,
+            last_stride=model.last_stride,
+            attacker=variant.attacker,
+            cross=cross if variant.cross_attention else None,
+            guide=variant.guide,
+            num_parts=model.num_parts,
+            attention_reduction=model.attention_reduction,
+            separate_attention=model.separate_attention,
+            num_lstm_layers=model.num_lstm_layers,
+            gate_reduction=model.gate_reduction,
+            guided_neck=model.guided_neck,
+        )
+    )
+
+
+def optimizer(config: Config, net: Network) -> torch.optim.SGD:
+    """One SGD over everything that can be trained: a weight whose gradient is None rests, and does not decay [A31].
+
+    Each group holds its `peak` rate; the rate of a step is `peak * config.rate(step)`.
+    """
+    settings = config.optimizer
+    trunk = [
+        parameter
+        for module in net.modules()
+        if isinstance(module, Stem | Layers)
+        for parameter in module.parameters()
+    ]
+    in_trunk = {id(parameter) for parameter in trunk}
+    rest = [p for p in net.parameters() if id(p) not in in_trunk and p.requires_grad]
+    groups = [
+        {"params": trunk, "peak": settings.trunk_learning_rate},
+        {"params": rest, "peak": settings.learning_rate},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def training_stages(config: Config, net: Network) -> tuple[Stage, Stage]:
+    """Step I and Step II for the parts that `net` has."""
+    weights = Weights(config.objective.lambda1, config.objective.lambda2, config.objective.lambda3)
+    return stages(frozenset(net.parts), weights, config.schedule.recipe)
+
+
+def criterion(config: Config, runtime: Runtime) -> Criterion:
+    """The objectives, with triplets mined as configured."""
+    distance = config.triplet_distance
+    return Criterion(
+        margin=config.objective.margin,
+        distance=distance,
+        after_neck=distance is Distance.SQUARED,
+        gather=runtime.gather if config.objective.mining == "global" else nn.Identity(),
+    )
+
+
+def clip_shape(config: Config) -> ClipShape:
+    return ClipShape(config.data.clip_frames, config.data.height, config.data.width)
+
+
+def augmentation(config: Config) -> Augmentation:
+    return Augmentation(
+        padding=config.data.padding,
+        flip_probability=config.data.flip,
+        grey_probability=config.data.grey,
+        per_frame=config.data.augment_per_frame,
+    )
+
+
+def batch_plan(config: Config, manifest: Manifest) -> BatchPlan:
+    return BatchPlan.of(
+        manifest,
+        num_identities=config.data.num_identities,
+        num_tracklets=config.data.num_tracklets,
+        minimum_frames=config.data.minimum_frames,
+        seed=config.seed,
+    )
+
+
+def protocol(config: Config) -> Protocol:
+    return Protocol(
+        shape=clip_shape(config),
+        minimum_frames=config.data.minimum_frames,
+        embedding=config.evaluation.embedding,
+        drop_same_camera=config.evaluation.drop_same_camera,
+        batch_clips=config.evaluation.batch_clips,
+    )

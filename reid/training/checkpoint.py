@@ -1,0 +1,167 @@
+"""Checkpoints: published whole or not at all, verified when read, free of pickles.
+
+    Snapshot -> FOLDER/.partial-<step>-<pid>/  weights.safetensors  momentum.safetensors  state.json
+             -> contents.json: size and SHA-256 of each file, written last
+             -> rename to FOLDER/step-<step>/, after everything is on the disk
+
+A folder named `step-...` whose contents agree with its `contents.json` is valid; nothing else is ever read.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+PREFIX, PARTIAL = "step-", ".partial-"
+WEIGHTS, MOMENTUM, STATE = "weights.safetensors", "momentum.safetensors", "state.json"
+CONTENTS = "contents.json"
+FILES = (WEIGHTS, MOMENTUM, STATE)
+
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that is not what was written: which, and how it differs."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run is after `step` iterations.
+
+    `weights` are parameters and buffers, `momentum` the optimizer's memory, both by the names of the network's state
+    dict. `state` holds JSON types: the configuration, the data set, generators, meters, scores.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def publish(folder: Path, snapshot: Snapshot) -> Path:
+    """Write `snapshot` below `folder` and return where it lies.
+
+    Until the last rename the former checkpoints are the only ones. Raises OSError with what is needed if the disk is
+    full.
+    """
+    target = folder / f"{PREFIX}{snapshot.step:08d}"
+    partial = folder / f"{PARTIAL}{snapshot.step:08d}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _require_space(folder, snapshot)
+    partial.mkdir()
+    try:
+        save_file(_plain(snapshot.weights), partial / WEIGHTS)
+        save_file(_plain(snapshot.momentum), partial / MOMENTUM)
+        state = {"format": FORMAT, "step": snapshot.step, **snapshot.state}
+        (partial / STATE).write_text(json.dumps(state, indent=1))
+        contents = {name: _measure(partial / name) for name in FILES}
+        (partial / CONTENTS).write_text(json.dumps(contents, indent=1))
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        if target.exists():
+            shutil.rmtree(target)  # damaged, or of a run that was started over
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _sync(folder)
+    return target
+
+
+def verify(checkpoint: Path) -> None:
+    """Hold every file of a checkpoint against its contents. Raises DamagedCheckpointError naming the first difference."""
+    try:
+        contents = json.loads((checkpoint / CONTENTS).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpointError(f"{checkpoint / CONTENTS}: cannot be read ({error})") from error
+    if not isinstance(contents, dict) or set(contents) != set(FILES):
+        raise DamagedCheckpointError(
+            f"{checkpoint / CONTENTS}: expected the files {FILES}, found {contents!r}"
+        )
+    for name, expected in contents.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise DamagedCheckpointError(f"{path}: missing")
+        found = _measure(path)
+        if found != expected:
+            raise DamagedCheckpointError(f"{path}: expected {expected}, found {found}")
+
+
+def load(checkpoint: Path) -> Snapshot:
+    """Verify and read a checkpoint onto the CPU. Raises DamagedCheckpointError, or ValueError for another format."""
+    verify(checkpoint)
+    state = json.loads((checkpoint / STATE).read_text())
+    if state.pop("format") != FORMAT:
+        raise ValueError(
+            f"{checkpoint}: this version reads checkpoints of format {FORMAT}; use the version that wrote it"
+        )
+    step = state.pop("step")
+    return Snapshot(step, load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTUM), state)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest valid checkpoint below `folder`, or None. Damaged ones are named in the log and passed over."""
+    for checkpoint in reversed(published(folder)):
+        try:
+            verify(checkpoint)
+        except DamagedCheckpointError as error:
+            log.warning("passing over a damaged checkpoint: %s", error)
+        else:
+            return checkpoint
+    return None
+
+
+def published(folder: Path) -> list[Path]:
+    """Checkpoints below `folder`, oldest first, valid or not."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what interrupted writers left."""
+    for old in [*published(folder)[:-keep], *folder.glob(f"{PARTIAL}*")]:
+        shutil.rmtree(old)
+
+
+def digest(checkpoint: Path) -> str:
+    """One SHA-256 for the whole checkpoint, in hex."""
+    return hashlib.sha256((checkpoint / CONTENTS).read_bytes()).hexdigest()
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_space(folder: Path, snapshot: Snapshot) -> None:
+    needed = sum(
+        t.numel() * t.element_size() for part in (snapshot.weights, snapshot.momentum) for t in part.values()
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed + 2**20:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space for a checkpoint of {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; the former checkpoints "
+            "are untouched. Make room and start again with --resume",
+            str(folder),
+        )

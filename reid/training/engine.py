@@ -1,0 +1,236 @@
+"""The loop: batches -> updates -> meters -> evaluation -> checkpoint. It knows nothing of the paper.
+
+    for each step: for each group of updates of the stage: freeze what it does not name, forward, backward, step
+
+`step` counts finished iterations and is the only position: epoch, stage, learning rate and the tracklets of a batch are
+functions of it. What a run is, beside its configuration, is the `Snapshot` that `Engine.snapshot` takes and
+`Engine.restore` puts back, in this order: weights and buffers, momentum, scalers, meters, generators, step.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+
+from reid.config import Config
+from reid.data.clips import PairedClips, normalise
+from reid.data.loader import Stream, training_batches
+from reid.data.manifest import Manifest
+from reid.evaluation.retrieval import Evaluation, Evaluator
+from reid.runtime import Runtime
+from reid.tracking import names
+from reid.tracking.tracker import Tracker
+from reid.training import build, checkpoint
+from reid.training.checkpoint import Snapshot
+from reid.training.meters import Meters, require_finite
+from reid.training.progress import Progress
+from reid.training.recipe import Group
+from reid.training.scores import scores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a call of `Engine.run` ended: after the last step (`signal` is None), or because some process was signalled.
+
+    `evaluation` is the newest one of this call, if there was one.
+    """
+
+    step: int
+    signal: str | None
+    evaluation: Evaluation | None
+
+
+class Engine:
+    """One training run in `folder`, from `step` on. Every process has one; only the leading one writes."""
+
+    def __init__(
+        self, config: Config, manifest: Manifest, runtime: Runtime, tracker: Tracker, folder: Path
+    ) -> None:
+        self.config = config
+        self.manifest = manifest
+        self.runtime = runtime
+        self.tracker = tracker
+        self.folder = folder
+        self.step = 0
+        self.network = build.network(config, manifest.num_identities)
+        self.model = runtime.prepare(self.network)
+        self.trainable = {
+            part: [parameter for parameter in module.parameters() if parameter.requires_grad]
+            for part, module in self.network.parts.items()
+        }
+        self.optimizer = build.optimizer(config, self.network)
+        self.stages = build.training_stages(config, self.network)
+        self.criterion = build.criterion(config, runtime)
+        self.scalers = {
+            group.name: GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+            for stage in self.stages
+            for group in stage.groups
+        }
+        self.meters = Meters()
+        self.evaluator = Evaluator(
+            self.network, manifest, build.protocol(config), runtime, config.data.num_workers
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are published."""
+        return self.folder / "checkpoints"
+
+    def run(self) -> Ending:
+        """Train to the end of the schedule, or until some process is asked to stop. The last act is a checkpoint.
+
+        Raises NonFiniteError, and DamagedShardError and the like from the data room.
+        """
+        every_evaluation = self.config.evaluation.every_epochs * self.config.schedule.epoch_iterations
+        evaluation, signal = None, None
+        with self._batches() as batches, self.runtime.heeding_signals():
+            progress = Progress(self.config, self.runtime, batches, self.step)
+            for clips in batches:
+                self._iterate(clips.to(self.runtime.device, non_blocking=True))
+                progress.show(self.step)
+                if self._ends(self.config.engine.log_every_steps):
+                    self._log(progress)
+                if self._ends(every_evaluation):
+                    with progress.paused():
+                        evaluation = self.evaluate()
+                signal = self.runtime.stop_requested()
+                if (
+                    signal
+                    or self._ends(self.config.engine.checkpoint_every_steps)
+                    or self._ends(every_evaluation)
+                ):
+                    with progress.paused():
+                        self.publish()
+                if signal:
+                    break
+        return Ending(self.step, signal, evaluation)
+
+    def _batches(self) -> Stream[PairedClips]:
+        return training_batches(
+            self.manifest,
+            build.batch_plan(self.config, self.manifest),
+            first=self.step,
+            last=self.config.num_steps,
+            shape=build.clip_shape(self.config),
+            augmentation=build.augmentation(self.config),
+            rank=self.runtime.rank,
+            world=self.runtime.world,
+            num_workers=self.config.data.num_workers,
+        )
+
+    def _ends(self, interval: int) -> bool:
+        """Whether the step just finished is the last of an interval, or of the run."""
+        return self.step % interval == 0 or self.step == self.config.num_steps
+
+    def _iterate(self, clips: PairedClips) -> None:
+        """All updates of one iteration."""
+        rate = self.config.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        visible, infrared = normalise(clips.visible), normalise(clips.infrared)
+        identity = clips.identity.repeat(2)  # visible rows first
+        for updates in self.stages[self.config.stage(self.step)].groups:
+            self._update(updates, visible, infrared, identity)
+        self.step += 1
+
+    def _update(self, group: Group, visible: Tensor, infrared: Tensor, identity: Tensor) -> None:
+        """One forward, one backward, one step of the optimizer; only the parts that `group` trains move."""
+        for part, parameters in self.trainable.items():
+            for parameter in parameters:
+                parameter.requires_grad_(part in group.trains)
+        self.optimizer.zero_grad(set_to_none=True)  # SGD skips None; a zero would still decay and coast
+        outputs = self.model(group.branches, visible, infrared, group.spares_stem)
+        losses = self.criterion(outputs, identity)
+        loss = sum(
+            (weight * losses[name] for update in group.updates for name, weight in update.objectives.items()),
+            start=visible.new_zeros(()),
+        )
+        scaler = self.scalers[group.name]
+        scaler.scale(loss).backward()
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.meters.add({group.name: loss, **losses})
+        if outputs.defend is not None:
+            self.meters.add({"accuracy": (outputs.defend.logits.argmax(1) == identity).float().mean()})
+
+    def _log(self, progress: Progress) -> None:
+        """Read the meters, on every process, and tell the tracker."""
+        means = self.meters.read(self.runtime)
+        require_finite(means, self.step)
+        stage = self.stages[self.config.stage(self.step - 1)]
+        weighted = [means.pop(group.name) for group in stage.groups if group.name in means]
+        accuracy = means.pop("accuracy")
+        measured = {
+            names.Metric.LOSS: sum(weighted),
+            names.Metric.ACCURACY: accuracy,
+            names.Metric.LEARNING_RATE: self.config.optimizer.learning_rate * self.config.rate(self.step - 1),
+            names.Metric.STAGE: self.config.stage(self.step - 1) + 1,
+            names.Metric.EPOCH: self.config.epoch(self.step - 1),
+            names.Metric.GRADIENT_SCALE: min(scaler.get_scale() for scaler in self.scalers.values()),
+            **{names.objective(term): mean for term, mean in means.items()},
+            **progress.speeds(self.step),
+        }
+        self.tracker.metrics(self.step, measured)
+        progress.note(measured)
+
+    def evaluate(self) -> Evaluation:
+        """Score the network as it is, log the scores and write them to the run's folder."""
+        evaluation = self.evaluator.evaluate()
+        found = scores(evaluation)
+        self.tracker.metrics(self.step, found)
+        if self.runtime.leads:
+            path = self.folder / "evaluations" / f"step-{self.step:08d}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(found, indent=1))
+            log.info(
+                "step %d: %s", self.step, ", ".join(f"{name} {score:.3f}" for name, score in found.items())
+            )
+        return evaluation
+
+    def snapshot(self) -> Snapshot:
+        """All that this run is. Called by every process."""
+        momentum = {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.network.named_parameters()
+            if self.optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        processes = self.runtime.collect(
+            {"random": self.runtime.random_state(), "meters": self.meters.state()}
+        )
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "dataset": {"name": self.manifest.name, "digest": self.manifest.digest},
+            "num_identities": self.manifest.num_identities,
+            "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            "processes": processes,
+        }
+        return Snapshot(self.step, self.network.state_dict(), momentum, state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become the run that `snapshot` was taken of, with any number of processes."""
+        self.network.load_state_dict(snapshot.weights)
+        for name, parameter in self.network.named_parameters():
+            if name in snapshot.momentum:
+                memory = torch.empty_like(parameter).copy_(snapshot.momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = memory
+        for name, scaler in self.scalers.items():
+            scaler.load_state_dict(snapshot.state["scalers"][name])
+        processes = snapshot.state["processes"]
+        self.meters.restore([process["meters"] for process in processes], self.runtime)
+        self.runtime.set_random_state(processes[self.runtime.rank % len(processes)]["random"])
+        self.step = snapshot.step
+
+    def publish(self) -> None:
+        """Write a checkpoint, and forget the oldest."""
+        snapshot = self.snapshot()
+        if self.runtime.leads:
+            path = checkpoint.publish(self.checkpoints, snapshot)
+            checkpoint.prune(self.checkpoints, self.config.engine.keep_checkpoints)
+            self.tracker.checkpoint(path, checkpoint.digest(path), self.step, {})
+            log.info("step %d: checkpoint %s", self.step, path)
