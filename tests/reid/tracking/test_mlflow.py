@@ -1,0 +1,153 @@
+"""reid/tracking/mlflow.py: what stands in the journal stands in MLflow, once, however often it was sent."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from reid.tracking import names
+from reid.tracking.journal import FILE_NAME
+from reid.tracking.mlflow import REFUSED_NAME, STATE_NAME, redacted
+from reid.tracking.sender import sync
+from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
+
+
+def journal_of(run, *, steps=range(5), status=Status.FINISHED, **options):
+    with Tracker.open(
+        run, experiment="an experiment", run_name="first try", tracking_uri=OFFLINE, **options
+    ) as tracker:
+        tracker.params({names.Param.SEED: 3})
+        tracker.dataset("synthetic-vcm", "d" * 64, "train", "/data", {"tracklets": 3})
+        for step in steps:
+            tracker.metrics(step, {names.Metric.LOSS: 1 / (step + 1), names.Metric.NONFINITE: 0})
+        (run / "config.yaml").write_text("seed: 3")
+        tracker.artifact(run / "config.yaml", names.Folder.CONFIG)
+        (run / "step-4").mkdir(exist_ok=True)
+        tracker.checkpoint(run / "step-4", "c" * 64, steps[-1], {names.Metric.MEAN_MAP: 0.5})
+        tracker.finish(status)
+
+
+class Found:
+    """What a database holds of the runs in one folder."""
+
+    def __init__(self, runs):
+        self.client = MlflowClient(f"sqlite:///{runs}/mlflow.db")
+        self.experiment = self.client.get_experiment_by_name("an experiment").experiment_id
+        self.runs = self.client.search_runs([self.experiment])
+        self.run = self.runs[0]
+
+    def history(self, key):
+        return [(m.step, m.value) for m in self.client.get_metric_history(self.run.info.run_id, key)]
+
+    def models(self):
+        return self.client.search_logged_models([self.experiment])
+
+
+def test_a_run_arrives_whole(runs):
+    journal_of(runs / "a")
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    found = Found(runs)
+    run = found.run
+    assert (run.info.run_name, run.info.status) == ("first try", "FINISHED")
+    assert run.data.params == {"seed": "3"}
+    assert found.history("train/loss") == [(step, 1 / (step + 1)) for step in range(5)]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == (
+        "synthetic-vcm",
+        "d" * 36,
+        "train",
+    )
+    artifact = Path(found.client.download_artifacts(run.info.run_id, "config/config.yaml"))
+    assert artifact.read_text() == "seed: 3"
+    (model,) = found.models()
+    assert model.tags["sha256"] == "c" * 64
+    assert [(m.key, m.value, m.step) for m in model.metrics] == [("mean/map", 0.5, 4)]
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(model.model_id, 4)]
+
+
+def test_sending_again_from_the_beginning_changes_nothing(runs):
+    journal_of(runs / "a")
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    before = Found(runs)
+    (runs / "a" / STATE_NAME).unlink()
+    assert sync(runs / "a", tracking_uri_of(runs / "a")) > 0
+    after = Found(runs)
+    assert len(after.runs) == 1
+    assert after.run.to_dictionary() == before.run.to_dictionary()
+    for key in ("train/loss", "mean/map", "health/nonfinite"):
+        assert after.history(key) == before.history(key)
+    assert len(after.models()) == 1
+
+
+def test_only_what_is_new_is_sent(runs):
+    journal_of(runs / "a", status=Status.SCHEDULED)
+    uri = tracking_uri_of(runs / "a")
+    assert sync(runs / "a", uri) > 0
+    assert Found(runs).run.info.status == "SCHEDULED"
+    assert sync(runs / "a", uri) == 0
+    journal_of(runs / "a", steps=range(3, 8), resume=True)
+    assert 0 < sync(runs / "a", uri) < 20
+    found = Found(runs)
+    assert len(found.runs) == 1
+    assert found.run.info.status == "FINISHED"
+    assert found.history("train/loss") == [(step, 1 / (step + 1)) for step in range(8)]
+    assert len(found.models()) == 2
+
+
+def test_a_run_folder_may_be_sent_from_another_place(runs, tmp_path):
+    journal_of(runs / "a")
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    moved = tmp_path / "elsewhere" / "b"
+    moved.parent.mkdir()
+    (runs / "a").rename(moved)
+    journal_of(moved, steps=range(4, 9), resume=True)
+    (moved / STATE_NAME).unlink()
+    sync(moved, f"sqlite:///{runs}/mlflow.db")
+    found = Found(runs)
+    assert len(found.runs) == 1
+    assert len(found.history("train/loss")) == 9
+
+
+def test_infinities_become_gaps_and_many_points_arrive_in_order(runs):
+    with Tracker.open(runs / "a", experiment="an experiment", run_name="x", tracking_uri=OFFLINE) as tracker:
+        for step in range(2500):
+            tracker.metrics(step, {"train/loss": math.inf if step == 7 else float(step)})
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    history = Found(runs).history("train/loss")
+    assert len(history) == 2500
+    assert math.isnan(history[7][1])
+    assert history[-1] == (2499, 2499.0)
+
+
+def test_a_record_that_the_server_refuses_is_named_and_the_others_arrive(runs):
+    with Tracker.open(runs / "a", experiment="an experiment", run_name="x", tracking_uri=OFFLINE) as tracker:
+        tracker.params({"seed": 1})
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    journal = (runs / "a" / FILE_NAME).read_bytes()
+    (runs / "a" / FILE_NAME).write_bytes(journal[: journal.index(b'{"sequence":3')])  # before the parameters
+    with Tracker.open(runs / "a", experiment="e", run_name="x", tracking_uri=OFFLINE, resume=True) as tracker:
+        tracker.params({"seed": 2})
+        tracker.metrics(1, {"train/loss": 1.0})
+    (runs / "a" / STATE_NAME).unlink()
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    found = Found(runs)
+    assert found.run.data.params == {"seed": "1"}
+    assert found.history("train/loss") == [(1, 1.0)]
+    (refused,) = [json.loads(line) for line in (runs / "a" / REFUSED_NAME).read_text().splitlines()]
+    assert "seed" in refused["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://ann:pass@host:5000/x", "https://host:5000/x"),
+        ("postgresql://u:p@db/mlflow", "postgresql://db/mlflow"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("token is canary123 here", "token is *** here"),
+    ],
+)
+def test_secrets_are_struck_out(monkeypatch, text, expected):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary123")
+    assert redacted(text) == expected

@@ -1,0 +1,173 @@
+"""reid/tracking/sender.py: it tells the truth about every ending, survives its server, and never outstays its run."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from reid.tracking import names
+from reid.tracking.journal import Kind, read
+from reid.tracking.mlflow import STATE_NAME
+from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, bury, sync
+from reid.tracking.tracker import OFFLINE, Status, Tracker
+
+from .conftest import wait_for
+
+TRAINER = """
+import sys, time
+from pathlib import Path
+from reid.tracking.tracker import Tracker
+
+run, ending = Path(sys.argv[1]), sys.argv[2]
+with Tracker.open(run, experiment="endings", run_name=ending) as tracker:
+    if ending == "hurried":
+        tracker.finish("FINISHED", wait_seconds=4)
+        sys.exit()
+    step = 0
+    while not (run / "end").exists():
+        tracker.metrics(step, {"train/loss": 1 / (step + 1)})
+        step += 1
+        time.sleep(0.05)
+    if ending == "exception":
+        raise RuntimeError("diverged")
+    if ending != "normal":
+        time.sleep(60)
+"""
+
+
+def start_trainer(run: Path, ending: str, uri: str | None = None) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    if uri is not None:
+        environment["MLFLOW_TRACKING_URI"] = uri
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(run), ending], env=environment, stderr=subprocess.DEVNULL
+    )
+
+
+def runs_of(uri: str, experiment: str):
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    return {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
+
+
+def steps_in_journal(run: Path) -> list[int | None]:
+    return [record.step for record in read(run) if record.kind is Kind.METRICS]
+
+
+def assert_complete(uri: str, experiment: str, run: Path) -> None:
+    """Every point of the journal is on the server, once."""
+    run_id = json.loads((run / STATE_NAME).read_text())[uri]["run_id"]
+    history = MlflowClient(uri).get_metric_history(run_id, names.Metric.LOSS)
+    assert [metric.step for metric in history] == steps_in_journal(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_every_ending_is_told_truthfully_and_in_time(runs):
+    """Normal end, exception, SIGINT, SIGTERM, SIGKILL, and SIGKILL of all but the sender."""
+    signals = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}
+    expected = {"normal": "FINISHED", "exception": "FAILED", **dict.fromkeys(signals, "KILLED")}
+    trainers = {ending: start_trainer(runs / ending, ending) for ending in expected}
+    wait_for(lambda: all((runs / ending / STATE_NAME).exists() for ending in expected), 120)
+    for ending in expected:
+        (runs / ending / "end").touch()
+    for ending, number in signals.items():
+        trainers[ending].send_signal(number)
+    ended = time.monotonic()
+
+    def statuses():
+        return {
+            name: run.info.status for name, run in runs_of(f"sqlite:///{runs}/mlflow.db", "endings").items()
+        }
+
+    wait_for(lambda: "RUNNING" not in statuses().values(), 30)
+    assert statuses() == expected
+    assert time.monotonic() - ended < 30
+    for ending, trainer in trainers.items():
+        trainer.wait(30)
+        assert_complete(f"sqlite:///{runs}/mlflow.db", "endings", runs / ending)
+    senders = [p for p in psutil.process_iter(["cmdline"]) if str(runs) in " ".join(p.info["cmdline"] or [])]
+    psutil.wait_procs(senders, 10)
+    assert not any(p.is_running() for p in senders)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_comes_late_freezes_and_dies_loses_no_point(server, tmp_path):
+    run = tmp_path / "runs" / "a"
+    trainer = start_trainer(run, "normal", server.uri)
+    wait_for(lambda: (run / "sender.log").exists() and "attempt 1" in (run / "sender.log").read_text(), 60)
+    server.start()
+    wait_for((run / STATE_NAME).exists, 60)
+    server.signal(signal.SIGSTOP)
+    steps = len(steps_in_journal(run))
+    wait_for(lambda: len(steps_in_journal(run)) > steps + 60, 30)
+    server.signal(signal.SIGCONT)
+    server.stop()
+    steps = len(steps_in_journal(run))
+    wait_for(lambda: len(steps_in_journal(run)) > steps + 20, 30)
+    server.start()
+    (run / "end").touch()
+    assert trainer.wait(45) == 0
+    sync(run, server.uri)
+    assert_complete(server.uri, "endings", run)
+    assert runs_of(server.uri, "endings")["normal"].info.status == "FINISHED"
+
+
+def test_without_any_server_the_end_waits_no_longer_than_it_was_told(tmp_path):
+    run = tmp_path / "runs" / "a"
+    trainer = start_trainer(run, "hurried", "http://127.0.0.1:9")
+    wait_for(lambda: run.exists() and any(record.kind is Kind.FINISH for record in read(run)), 30)
+    started = time.monotonic()
+    assert trainer.wait(30) == 0
+    assert time.monotonic() - started < 4 + 2
+    assert inspect.signature(Tracker.finish).parameters["wait_seconds"].default <= 30
+
+
+def test_a_watch_does_not_believe_in_the_dead():
+    process = subprocess.Popen(["sleep", "60"])
+    watch = Watch(process.pid)
+    assert watch.is_alive()
+    process.kill()
+    wait_for(lambda: not watch.is_alive(), 10)  # a zombie, as nobody has waited for it
+    process.wait()
+    assert not watch.is_alive()
+    assert not Watch(process.pid).is_alive()
+
+
+def test_a_dead_trainer_is_buried_but_never_a_living_one(tmp_path):
+    tracker = Tracker.open(tmp_path, experiment="e", run_name="r", tracking_uri=OFFLINE)
+    code = f"from reid.tracking.sender import bury; from pathlib import Path; print(bury(Path({str(tmp_path)!r})))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+    tracker._journal.close()
+    assert bury(tmp_path)
+    assert [r.data["status"] for r in read(tmp_path) if r.kind is Kind.FINISH] == [Status.KILLED]
+
+
+def test_a_run_is_sent_by_one_process_at_a_time(runs):
+    with Tracker.open(runs / "a", experiment="e", run_name="r", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(0, {"train/loss": 1.0})
+    code = (
+        "import fcntl, sys, time; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX);"
+        "print('locked', flush=True); time.sleep(60)"
+    )
+    lock = str(runs / "a" / "sender.lock")
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(SenderInUseError, match="being sent already"):
+            sync(runs / "a", f"sqlite:///{runs}/mlflow.db")
+        other.kill()
+    assert sync(runs / "a", f"sqlite:///{runs}/mlflow.db") > 0
+
+
+def test_the_grace_of_the_sender_leaves_room_within_thirty_seconds():
+    assert GRACE_SECONDS < 29
