@@ -193,7 +193,8 @@ class _Groups(NamedTuple):
             for earlier in np.sort(chosen[:, :k], axis=1).T:
                 pick += distinct & (pick >= earlier)  # step over what is taken, from the lowest up
             chosen[:, k] = pick
-        return self.rows[self.starts[identities, None] + chosen]
+        rows: Integers = self.rows[self.starts[identities, None] + chosen]
+        return rows
 
 
 def _group(rows: Integers, labels: Integers, size: int) -> _Groups:

@@ -10,8 +10,9 @@ index, (B, T, H, W, 3), as JPEG decoders write it; tensors are views (B, T, 3, H
 know as `channels_last`.
 """
 
+import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,15 @@ from reid.data.manifest import Manifest
 from reid.data.shards import DamagedShardError, ShardReader
 from reid.types import Modality
 
+logger = logging.getLogger(__name__)
+
 MAX_PIXELS = 4096 * 4096  # a JPEG of a few hundred bytes may claim far more
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Pixels = NDArray[np.uint8]
-Indices = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 class ClipShape(NamedTuple):
@@ -59,20 +62,22 @@ class PairedClips(NamedTuple):
         return PairedClips(*(tensor.pin_memory() for tensor in self))
 
 
-def test_indices(num_frames: int, clip_frames: int) -> Indices:
+def test_indices(num_frames: int, clip_frames: int) -> Integers:
     """The first frame of each of T equal chunks; where frames run out, the last one again. (T,)
 
     24 frames: 0 4 8 12 16 20; 13 frames: 0 3 6 9 12 12; 2 frames: 0 1 1 1 1 1.
     """
     chunk = -(-num_frames // clip_frames)
-    return np.minimum(np.arange(clip_frames) * chunk, num_frames - 1)
+    indices: Integers = np.minimum(np.arange(clip_frames) * chunk, num_frames - 1)
+    return indices
 
 
-def training_indices(num_frames: int, clip_frames: int, generator: np.random.Generator) -> Indices:
+def training_indices(num_frames: int, clip_frames: int, generator: np.random.Generator) -> Integers:
     """One random frame of each of the chunks of `test_indices`. (T,), ascending"""
     chunk = -(-num_frames // clip_frames)
-    start = np.arange(clip_frames) * chunk
-    return np.minimum(start + generator.integers(chunk, size=clip_frames), num_frames - 1)
+    places = np.arange(clip_frames) * chunk + generator.integers(chunk, size=clip_frames)
+    indices: Integers = np.minimum(places, num_frames - 1)
+    return indices
 
 
 def decode(jpeg: bytes, picture: Pixels) -> None:
@@ -89,33 +94,48 @@ def decode(jpeg: bytes, picture: Pixels) -> None:
         simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
     else:
         decoded = Image.fromarray(simplejpeg.decode_jpeg(jpeg, "RGB"))
-        picture[...] = decoded.resize((picture.shape[1], picture.shape[0]), Image.Resampling.BILINEAR)
+        size = (picture.shape[1], picture.shape[0])
+        picture[...] = np.asarray(decoded.resize(size, Image.Resampling.BILINEAR))
 
 
-class ClipReader:
-    """Reads clips of a packed data set into given memory (T, H, W, 3). Opens its files when it first reads."""
+class Change(NamedTuple):
+    """What augmentation does to a picture: move it by whole pixels, mirror it, mix its channels to grey."""
 
-    def __init__(self, manifest: Manifest, shape: ClipShape) -> None:
-        self.manifest = manifest
-        self.shape = shape
+    down: int
+    right: int
+    mirrored: bool
+    mixture: NDArray[np.uint16] | None  # (3,), in 256ths
 
-    @cached_property
-    def _shards(self) -> ShardReader:
-        return ShardReader(self.manifest)
+    def apply(self, source: Pixels, picture: Pixels) -> None:
+        """Write the changed `source` to `picture`, both (H, W, 3). What comes in from outside is black."""
+        if self.mixture is not None:
+            source = _mixed(source, self.mixture)
+        if self.mirrored:
+            source = torch.from_numpy(source).flip(1).numpy()  # ten times faster than a reversed view
+        rows_from, rows_to = _overlap(self.down, source.shape[0])
+        columns_from, columns_to = _overlap(self.right, source.shape[1])
+        picture[: rows_to.start] = 0
+        picture[rows_to.stop :] = 0
+        picture[:, : columns_to.start] = 0
+        picture[:, columns_to.stop :] = 0
+        picture[rows_to, columns_to] = source[rows_from, columns_from]
 
-    def will_need(self, choices: list[tuple[int, Indices]]) -> None:
-        """Tell the system which frames of which rows are read next, so that a disk can fetch them together."""
-        self._shards.will_need(choices)
 
-    def read(self, row: int, indices: Indices, clip: Pixels) -> None:
-        """Decode the frames `indices` of a tracklet into `clip`. Raises DamagedShardError, naming the frame."""
-        for index, jpeg, picture in zip(indices, self._shards.read(row, indices), clip, strict=True):
-            try:
-                decode(jpeg, picture)
-            except ValueError as error:
-                frames = self.manifest.frames(row)
-                key = f"{self.manifest.key(row)}.{index:03d}.jpg"
-                raise DamagedShardError(frames.shard, key, int(frames.offset[index]), str(error)) from error
+def _overlap(shift: int, length: int) -> tuple[slice, slice]:
+    """What stays in sight of a line of pixels that is moved by `shift`: where it was, and where it comes to lie."""
+    start, stop = max(0, shift), min(length, length + shift)
+    return slice(start - shift, stop - shift), slice(start, stop)
+
+
+def _mixed(source: Pixels, mixture: NDArray[np.uint16]) -> Pixels:
+    mixed = source[..., 0] * mixture[0]  # at most 255 * 256, which uint16 holds
+    mixed += source[..., 1] * mixture[1]
+    mixed += source[..., 2] * mixture[2]
+    mixed >>= 8
+    grey = np.empty_like(source)
+    for channel in range(3):
+        grey[..., channel] = mixed
+    return grey
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +143,7 @@ class Augmentation:
     """Pad, crop at random, flip: drawn once per clip, or once per frame. [A32]
 
     `grey_probability` turns that share of the visible clips grey, by a random mixture of their three channels: the
-    infrared camera knows no colour, and a model trained from scratch otherwise relies on it.
+    infrared camera knows no colour, and a model that is trained from scratch relies on it.
     """
 
     padding: int = 10
@@ -131,46 +151,96 @@ class Augmentation:
     grey_probability: float = 0.0
     per_frame: bool = False
 
-    def apply(self, source: Pixels, clip: Pixels, modality: Modality, generator: np.random.Generator) -> None:
-        """Write the augmented `source` (T, H, W, 3) to `clip` of the same shape. Pixels from outside are black."""
+    def draw(self, num_frames: int, modality: Modality, generator: np.random.Generator) -> list[Change]:
+        """What happens to each of the frames of a clip."""
         if self.per_frame:
-            pieces = [slice(t, t + 1) for t in range(len(source))]
-        else:
-            pieces = [slice(None)]
-        for piece in pieces:
-            self._apply_one(source[piece], clip[piece], modality, generator)
+            return [self._draw_one(modality, generator) for _ in range(num_frames)]
+        return [self._draw_one(modality, generator)] * num_frames
 
-    def _apply_one(
-        self, source: Pixels, clip: Pixels, modality: Modality, generator: np.random.Generator
-    ) -> None:
-        shift = generator.integers(-self.padding, self.padding + 1, size=2)
-        flip, grey, *cuts = generator.random(4)
+    def _draw_one(self, modality: Modality, generator: np.random.Generator) -> Change:
+        down, right = generator.integers(-self.padding, self.padding, size=2, endpoint=True).tolist()
+        flip, grey, *cuts = generator.random(4).tolist()
+        mixture = None
         if modality is Modality.VISIBLE and grey < self.grey_probability:
-            source = _mix_channels(source, np.diff([0.0, *sorted(cuts), 1.0]))
-        if flip < self.flip_probability:
-            source = torch.from_numpy(source).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1).numpy()
-        _shift(source, clip, int(shift[0]), int(shift[1]))
+            mixture = np.diff([0, *sorted(round(256 * cut) for cut in cuts), 256]).astype(np.uint16)
+        return Change(down, right, flip < self.flip_probability, mixture)
 
 
-def _shift(source: Pixels, clip: Pixels, down: int, right: int) -> None:
-    """Move the pictures by whole pixels; what comes in from outside is black."""
-    height, width = source.shape[1:3]
-    clip[:, : max(down, 0)] = 0
-    clip[:, height + min(down, 0) :] = 0
-    clip[:, :, : max(right, 0)] = 0
-    clip[:, :, width + min(right, 0) :] = 0
-    clip[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = source[
-        :, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
-    ]
+class ClipReader:
+    """Reads clips of a packed data set into given memory. Opens its files when it first reads.
+
+    `clips` are always uint8 (b, T, H, W, 3), one for each of the manifest's `rows` (b,). Damage raises
+    DamagedShardError, which names shard, tracklet, frame and offset.
+    """
+
+    def __init__(
+        self, manifest: Manifest, shape: ClipShape, augmentation: Augmentation | None = None
+    ) -> None:
+        if augmentation is not None and augmentation.padding >= min(shape.height, shape.width):
+            raise ValueError(
+                f"A padding of {augmentation.padding} pixels can move a picture of {shape.height} x {shape.width} out "
+                "of sight. Choose a smaller padding or larger pictures."
+            )
+        self._manifest = manifest
+        self._shards = ShardReader(manifest)
+        self._num_frames = shape.frames
+        self._augmentation = augmentation
+        self._stored = np.empty((shape.height, shape.width, 3), dtype=np.uint8)
+        _warn_if_stored_differently(manifest, shape)
+
+    def close(self) -> None:
+        self._shards.close()
+
+    def read_for_test(self, rows: Integers, clips: Pixels) -> None:
+        """Evenly spaced frames, as they are."""
+        choices = [
+            (row, test_indices(int(self._manifest.num_frames[row]), self._num_frames))
+            for row in rows.tolist()
+        ]
+        self._shards.will_need(choices)
+        for (row, indices), clip in zip(choices, clips, strict=True):
+            self._read(row, indices, [None] * self._num_frames, clip)
+
+    def read_for_training(self, rows: Integers, generators: list[np.random.Generator], clips: Pixels) -> None:
+        """Random frames, augmented, both drawn by the generator of each clip."""
+        choices = [
+            (row, training_indices(int(self._manifest.num_frames[row]), self._num_frames, generator))
+            for row, generator in zip(rows.tolist(), generators, strict=True)
+        ]
+        self._shards.will_need(choices)
+        for (row, indices), generator, clip in zip(choices, generators, clips, strict=True):
+            changes: list[Change | None] = [None] * self._num_frames
+            if self._augmentation is not None:
+                modality = Modality(int(self._manifest.modality[row]))
+                changes = [*self._augmentation.draw(self._num_frames, modality, generator)]
+            self._read(row, indices, changes, clip)
+
+    def _read(self, row: int, indices: Integers, changes: list[Change | None], clip: Pixels) -> None:
+        jpegs = self._shards.read(row, indices)
+        for index, jpeg, change, picture in zip(indices.tolist(), jpegs, changes, clip, strict=True):
+            try:
+                decode(jpeg, picture if change is None else self._stored)
+            except ValueError as error:
+                frames, key = self._manifest.frames(row), self._manifest.key(row)
+                reason = f"frame {index} cannot be decoded: {error}"
+                raise DamagedShardError(frames.shard, key, int(frames.offset[index]), reason) from error
+            if change is not None:
+                change.apply(self._stored, picture)
 
 
-def _mix_channels(source: Pixels, weights: NDArray[np.float64]) -> Pixels:
-    """Grey pictures: the sum of red, green and blue by `weights` (3,), which add up to one."""
-    red, green, blue = (np.diff(np.rint(256 * np.cumsum([0.0, *weights])))).astype(
-        np.uint16
-    )  # they add up to 256
-    mixed = source[..., 0] * red + source[..., 1] * green + source[..., 2] * blue
-    return np.repeat((mixed >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+def _warn_if_stored_differently(manifest: Manifest, shape: ClipShape) -> None:
+    differs = (manifest.height != shape.height) | (manifest.width != shape.width)
+    if differs.any():
+        _warn_once(
+            f"{manifest.root}: {np.count_nonzero(differs)} of {differs.size} tracklets are not stored as "
+            f"{shape.height} x {shape.width}, so their frames are resized each time they are read. Pack with "
+            f"`--mode resize --size {shape.height}x{shape.width}` to do it once."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def as_tensor(clips: Pixels) -> Tensor:
