@@ -108,13 +108,16 @@ class TrackletRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """What the writer of a shard notes beside it: the sidecar. `plan` says which plan the shard belongs to."""
+    """What the writer of a shard notes beside it: the sidecar. `plan` says which plan the shard belongs to, `skipped`
+    which frames were left out of it, and why.
+    """
 
     plan: str
     name: str
     nbytes: int
     sha256: str
     tracklets: tuple[TrackletRecord, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode() + b"\n"
@@ -125,7 +128,8 @@ class ShardRecord:
         try:
             fields = json.loads(data)
             tracklets = tuple(_tracklet_record(each) for each in fields.pop("tracklets"))
-            return cls(**fields, tracklets=tracklets)
+            skipped = tuple((str(name), str(reason)) for name, reason in fields.pop("skipped"))
+            return cls(**fields, tracklets=tracklets, skipped=skipped)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not the sidecar of a shard: {error}") from error
 
@@ -258,7 +262,7 @@ class Manifest:
         self.num_frames: NDArray[np.int32] = table["num_frames"].to_numpy()
         self.width: NDArray[np.int32] = table["width"].to_numpy()
         self.height: NDArray[np.int32] = table["height"].to_numpy()
-        self.is_gray: NDArray[np.bool_] = table["is_gray"].to_numpy()
+        self.is_gray: NDArray[np.bool_] = table["is_gray"].to_numpy(zero_copy_only=False)
         self.num_identities = int(self.label.max(initial=-1)) + 1
         self._row_table = table
         self._first_frame = self._place_frames()

@@ -1,0 +1,327 @@
+"""The official layout of HITSZ-VCM: index files -> tracklets, or an error that names the file and the line.
+
+    root -> find_layout -> Layout
+         -> train_name.txt, test_name.txt              one frame name a line, PPPPMmDdTtFf.jpg
+         -> track_train_info.txt, track_test_info.txt  rows `modality start end identity camera`
+         -> query_IDX.txt                              rows of track_test_info.txt
+         -> Tree: tracklets with the paths of their frames, and what was odd about them
+
+Rows and lines count from 1, ranges include their end. Pictures are found by their names alone; folders are never listed,
+because stray files lie in them. A name is taken apart by a pattern, so no path can lead out of the tree.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from reid.types import Modality, Role, Split, Tracklet
+
+NAME_FILES = {Split.TRAIN: "train_name.txt", Split.TEST: "test_name.txt"}
+TRACK_FILES = {Split.TRAIN: "track_train_info.txt", Split.TEST: "track_test_info.txt"}
+QUERY_FILE = "query_IDX.txt"
+INDEX_FILES = (*NAME_FILES.values(), *TRACK_FILES.values(), QUERY_FILE)
+INFO_FOLDERS = (".", "info")
+PICTURE_FOLDERS = {Split.TRAIN: (".", "Train", "Train/Train"), Split.TEST: (".", "Test", "Test/Test")}
+LAYOUT_NAMES = {
+    (".", "."): "identities and index files in the root",
+    ("info", "."): "identities in the root, index files in info/",
+    ("info", "Train"): "Train/, Test/ and info/",
+    ("info", "Train/Train"): "Train/Train, Test/Test and info/",
+}
+LARGEST_INDEX = 1 << 30
+MOST_REPORTED = 20
+
+_NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,3})T([0-9]{1,6})F([0-9]{1,6})\.jpg", re.ASCII)
+_INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+class BadTreeError(ValueError):
+    """A raw tree that cannot be packed as it is. The message lists every mistake found, each with file and line."""
+
+    @classmethod
+    def listing(cls, root: Path, mistakes: Iterable[str]) -> "BadTreeError":
+        found = list(mistakes)
+        more = [f"... and {len(found) - MOST_REPORTED} more"] if len(found) > MOST_REPORTED else []
+        return cls("\n  ".join([f"{root} cannot be packed:", *found[:MOST_REPORTED], *more]))
+
+
+class Mixed(StrEnum):
+    """What to do with a range of names that do not all belong to one tracklet."""
+
+    KEEP = "keep"
+    SPLIT = "split"
+    DROP = "drop"
+
+
+class Layout(NamedTuple):
+    """Where a raw tree keeps its index files and the folders of its identities, and what to call that."""
+
+    name: str
+    info: Path
+    pictures: dict[Split, Path]
+
+
+class Name(NamedTuple):
+    """A frame name taken apart."""
+
+    identity: int
+    modality: Modality
+    camera: int
+    tracklet: int
+    path: str
+
+
+class Row(NamedTuple):
+    """A row of a track file. `first` and `last` are 1-based lines of the name file, both included."""
+
+    number: int
+    modality: Modality
+    first: int
+    last: int
+    identity: int
+    camera: int
+
+
+@dataclass(slots=True)
+class Tree:
+    """A raw tree, read. `notes` says what was odd but not wrong, each with file and row."""
+
+    root: Path
+    layout: Layout
+    mixed: Mixed
+    tracklets: list[Tracklet] = field(default_factory=list)
+    num_mixed: dict[Split, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
+    """Read the index files of a raw tree. Pictures are not touched. Raises BadTreeError."""
+    layout = find_layout(root)
+    tree = Tree(root, layout, mixed)
+    queries = _read_queries(layout)
+    rows = {split: _read_rows(layout, split) for split in Split}
+    names = {split: _read_names(layout, split) for split in Split}
+    folders = {split: layout.pictures[split].relative_to(root) for split in Split}
+    mistakes = [*_query_mistakes(queries, rows[Split.TEST]), *_overlap_of_identities(rows)]
+    for split in Split:
+        mistakes += _range_mistakes(split, rows[split], names[split])
+    if mistakes:
+        raise BadTreeError.listing(root, mistakes)
+    for split in Split:
+        tree.notes += _unused_lines(split, rows[split], len(names[split]))
+        tree.num_mixed[split] = 0
+        for row in rows[split]:
+            role = (
+                Role.TRAIN if split is Split.TRAIN else Role.QUERY if row.number in queries else Role.GALLERY
+            )
+            _add(tree, split, role, row, names[split][row.first - 1 : row.last], folders[split])
+    infrared = {row.number for row in rows[Split.TEST] if row.modality is Modality.INFRARED}
+    if infrared - queries.keys():
+        tree.notes.append(
+            f"{QUERY_FILE}: {len(infrared - queries.keys())} infrared rows of {TRACK_FILES[Split.TEST]} are no "
+            f"queries, the first is row {min(infrared - queries.keys())}; they join the gallery"
+        )
+    return tree
+
+
+def find_layout(root: Path) -> Layout:
+    """Recognise how a raw tree is laid out. Raises BadTreeError that says what was looked for and what was found."""
+    if not root.is_dir():
+        raise BadTreeError(f"{root}: not a folder; give the folder that holds the raw VCM tree.")
+    found = {
+        folder: [name for name in INDEX_FILES if (root / folder / name).is_file()] for folder in INFO_FOLDERS
+    }
+    info = max(INFO_FOLDERS, key=lambda folder: len(found[folder]))
+    missing = [name for name in INDEX_FILES if name not in found[info]]
+    if missing:
+        raise BadTreeError(
+            f"{root}: not a raw VCM tree: {', '.join(missing)} missing (looked in {root} and {root / 'info'}). "
+            f"All of {', '.join(INDEX_FILES)} must lie in one of the two."
+        )
+    pictures: dict[Split, str] = {}
+    for split in Split:
+        first = next(iter(_lines(root / info / NAME_FILES[split])), "")
+        identity = first[:4]
+        candidates = [folder for folder in PICTURE_FOLDERS[split] if (root / folder / identity).is_dir()]
+        if not identity or not candidates:
+            looked = ", ".join(str(root / folder / (identity or "PPPP")) for folder in PICTURE_FOLDERS[split])
+            raise BadTreeError(
+                f"{root / info / NAME_FILES[split]}:1: no folder for the identity of its first name {first!r}; "
+                f"looked for {looked}."
+            )
+        pictures[split] = candidates[0]
+    name = LAYOUT_NAMES.get(
+        (info, pictures[Split.TRAIN]),
+        f"train in {pictures[Split.TRAIN]}, test in {pictures[Split.TEST]}, index files in {info}",
+    )
+    return Layout(name, root / info, {split: root / folder for split, folder in pictures.items()})
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of an index file, without line ends, byte order mark and empty lines at the end."""
+    if path.stat().st_size > LARGEST_INDEX:
+        raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no index file.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise BadTreeError(f"{path}:{line}: not a text file: byte {error.start} is no UTF-8.") from error
+    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip("\r\n") else []
+
+
+def _integer(word: str) -> int | None:
+    return int(word) if _INTEGER.fullmatch(word) else None
+
+
+def _read_names(layout: Layout, split: Split) -> list[Name]:
+    path = layout.info / NAME_FILES[split]
+    names: list[Name] = []
+    mistakes: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(_lines(path), 1):
+        match = _NAME.fullmatch(line.strip(" \t"))
+        if match is None:
+            mistakes.append(
+                f"{path}:{number}: expected a frame name like 0001M2D3T1F1.jpg, found {line[:80]!r}"
+            )
+            continue
+        identity, modality, camera, tracklet, _ = (int(group) for group in match.groups())
+        light = Modality(modality)
+        frame = match[0]
+        picture = f"{match[1]}/{light.folder}/D{match[3]}/{match[5]}.jpg"
+        if picture in seen:
+            mistakes.append(
+                f"{path}:{number}: {frame} is the picture {picture} of line {seen[picture]} again"
+            )
+        seen[picture] = number
+        names.append(Name(identity, light, camera, tracklet, picture))
+    if mistakes:
+        raise BadTreeError.listing(path, mistakes)
+    return names
+
+
+def _read_rows(layout: Layout, split: Split) -> list[Row]:
+    path = layout.info / TRACK_FILES[split]
+    rows: list[Row] = []
+    mistakes: list[str] = []
+    for number, line in enumerate(_lines(path), 1):
+        fields = [_integer(word) for word in line.split()]
+        if len(fields) != 5 or None in fields or fields[0] not in (1, 2):
+            mistakes.append(
+                f"{path}:{number}: expected `modality start end identity camera`, five integers, the first 1 "
+                f"(infrared) or 2 (visible); found {line[:80]!r}"
+            )
+            continue
+        modality, first, last, identity, camera = (value for value in fields if value is not None)
+        rows.append(Row(number, Modality(modality), first, last, identity, camera))
+    if not rows and not mistakes:
+        mistakes.append(f"{path}: the file has no rows")
+    if mistakes:
+        raise BadTreeError.listing(path, mistakes)
+    return rows
+
+
+def _read_queries(layout: Layout) -> dict[int, int]:
+    """Rows of the test split that are queries, each with the line that names it."""
+    path = layout.info / QUERY_FILE
+    queries: dict[int, int] = {}
+    mistakes: list[str] = []
+    for number, line in enumerate(_lines(path), 1):
+        for word in line.split():
+            row = _integer(word)
+            if row is None:
+                mistakes.append(f"{path}:{number}: expected integers, found {word[:40]!r}")
+            elif row in queries:
+                mistakes.append(f"{path}:{number}: row {row} is listed twice")
+            else:
+                queries[row] = number
+    if not queries and not mistakes:
+        mistakes.append(f"{path}: the file has no rows")
+    if mistakes:
+        raise BadTreeError.listing(path, mistakes)
+    return queries
+
+
+def _query_mistakes(queries: dict[int, int], rows: list[Row]) -> Iterator[str]:
+    for query, line in queries.items():
+        if not 1 <= query <= len(rows):
+            yield f"{QUERY_FILE}:{line}: row {query} is not one of the {len(rows)} of {TRACK_FILES[Split.TEST]}"
+        elif rows[query - 1].modality is not Modality.INFRARED:
+            yield f"{QUERY_FILE}:{line}: row {query} is visible, but all queries must be infrared"
+
+
+def _overlap_of_identities(rows: dict[Split, list[Row]]) -> Iterator[str]:
+    train = {row.identity for row in rows[Split.TRAIN]}
+    for row in rows[Split.TEST]:
+        if row.identity in train:
+            yield f"{TRACK_FILES[Split.TEST]}:{row.number}: identity {row.identity} is also in the training split"
+
+
+def _range_mistakes(split: Split, rows: list[Row], names: list[Name]) -> Iterator[str]:
+    """Ranges that cannot be meant: out of bounds, reversed, shared by two rows, or about somebody else altogether."""
+    inside = []
+    for row in rows:
+        where = f"{TRACK_FILES[split]}:{row.number}"
+        if not 1 <= row.first <= row.last <= len(names):
+            yield (
+                f"{where}: the range {row.first} to {row.last} is not within lines 1 to {len(names)} of "
+                f"{NAME_FILES[split]}"
+            )
+            continue
+        inside.append(row)
+        if not any(_agrees(row, name) for name in names[row.first - 1 : row.last]):
+            yield (
+                f"{where}: is about identity {row.identity}, {row.modality.name.lower()}, camera {row.camera}, but no "
+                f"name in lines {row.first} to {row.last} of {NAME_FILES[split]} is"
+            )
+    for before, after in pairwise(sorted(inside, key=lambda row: (row.first, row.last))):
+        if after.first <= before.last:
+            yield (
+                f"{TRACK_FILES[split]}:{after.number}: line {after.first} of {NAME_FILES[split]} already belongs to "
+                f"row {before.number}"
+            )
+
+
+def _agrees(row: Row, name: Name) -> bool:
+    return (name.identity, name.modality, name.camera) == (row.identity, row.modality, row.camera)
+
+
+def _unused_lines(split: Split, rows: list[Row], num_lines: int) -> Iterator[str]:
+    covered = sorted((row.first, row.last) for row in rows)
+    edges = [0, *(edge for first, last in covered for edge in (first, last)), num_lines + 1]
+    gaps = [
+        (last + 1, first - 1) for last, first in zip(edges[::2], edges[1::2], strict=True) if first - last > 1
+    ]
+    if gaps:
+        total = sum(last - first + 1 for first, last in gaps)
+        yield (
+            f"{NAME_FILES[split]}: {total} lines belong to no row of {TRACK_FILES[split]}, the first is line {gaps[0][0]}"
+        )
+
+
+def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], folder: Path) -> None:
+    """Add the tracklet of a row, or the tracklets that `tree.mixed` makes of it."""
+
+    def tracklet(identity: int, modality: Modality, camera: int, part: list[Name]) -> Tracklet:
+        frames = tuple((folder / name.path).as_posix() for name in part)
+        source = TRACK_FILES[split]
+        return Tracklet(split, role, identity, modality, camera, part[0].tracklet, frames, source, row.number)
+
+    pieces = [list(piece) for _, piece in groupby(names, key=lambda name: name[:4])]
+    if len(pieces) > 1:
+        tree.num_mixed[split] += 1
+        tree.notes.append(
+            f"{TRACK_FILES[split]}:{row.number}: mixes frames of {len(pieces)} sources, {_origins(pieces)}: {tree.mixed}"
+        )
+    if len(pieces) == 1 or tree.mixed is Mixed.KEEP:
+        tree.tracklets.append(tracklet(row.identity, row.modality, row.camera, names))
+    elif tree.mixed is Mixed.SPLIT:
+        tree.tracklets += [tracklet(*piece[0][:3], piece) for piece in pieces]
+
+
+def _origins(pieces: list[list[Name]]) -> str:
+    return ", ".join(f"{piece[0].path} and {len(piece) - 1} more" for piece in pieces)

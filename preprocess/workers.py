@@ -1,0 +1,83 @@
+"""The same work on many items, by several processes, with progress that all of them share.
+
+    items -> forked workers, each reporting what it has done into one counter -> results, as they are finished
+
+Workers are forked before the parent starts any thread, and inherit the work instead of receiving it, so a plan of
+millions of frames is neither copied nor pickled.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+REPORT_SECONDS = 0.2
+
+Report = Callable[[int], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run(
+    work: Callable[[Item, Report], Result], items: Sequence[Item], num_workers: int, report: Report
+) -> Iterator[Result]:
+    """Yield `work(item, advance)` of every item. `report` hears the sum of what the workers passed to `advance`.
+
+    The first failure stops what has not begun, waits for what has, and is raised. RuntimeError if a worker died.
+    """
+    done = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        report(done)
+
+    if num_workers == 1 or len(items) < 2:
+        for item in items:
+            yield work(item, advance)
+        return
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("q", 0)
+    num_processes = min(num_workers, len(items))
+    with ProcessPoolExecutor(num_processes, context, _enter, (work, counter)) as pool:
+        waiting = {pool.submit(_call, item) for item in items}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, REPORT_SECONDS, FIRST_COMPLETED)
+                report(counter.value)
+                yield from _results(finished)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _results(finished: set[Future[Result]]) -> Iterator[Result]:
+    for future in finished:
+        try:
+            yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process died without a word, most often killed for want of memory. Run the same command "
+                "again, with fewer workers: what is finished is kept."
+            ) from error
+
+
+_inherited: tuple[Callable[[Any, Report], Any], Report]
+
+
+def _enter(work: Callable[[Any, Report], Any], counter: Any) -> None:
+    """Runs once in each worker. Ctrl-C is the parent's to handle."""
+    global _inherited  # noqa: PLW0603 - the one thing that a worker keeps between its items
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def advance(amount: int) -> None:
+        with counter.get_lock():
+            counter.value += amount
+
+    _inherited = (work, advance)
+
+
+def _call(item: Any) -> Any:
+    work, advance = _inherited
+    return work(item, advance)
