@@ -225,5 +225,5 @@ if ! is_ready; then
     python=$(find_python)
     packages_are_ready || make_packages
     is_ready || install_project
-    say "ready: $("$venv/bin/python" -VV | cut -d' ' -f 1-2), PIL $("$venv/bin/python" -c 'import PIL; print(PIL.__version__)')"
+    say "ready: $("$venv/bin/python" --version), PIL $("$venv/bin/python" -c 'import PIL; print(PIL.__version__)')"
 fi
