@@ -46,7 +46,7 @@ def joints(appearance: Appearance, gait: Gait, phase: Array) -> dict[str, Array]
     points["pelvis"] = middle
     spine = np.array([np.sin(gait.lean), 0.0, np.cos(gait.lean)], dtype=np.float32)
     points["neck"] = points["pelvis"] + torso * spine
-    points["head"] = points["neck"] + np.array([0.01, 0.0, 0.085], dtype=np.float32) + 0.04 * spine
+    points["head"] = points["neck"] + _forward(0.012) + _up(0.075) + np.float32(0.035) * spine
     for side, sign, step in (("left", 1.0, phase), ("right", -1.0, phase + np.float32(np.pi))):
         swing = gait.stride * (1.0 + sign * gait.asymmetry) * np.sin(step) + 0.06
         bend = 0.08 + gait.knee * np.square(0.5 + 0.5 * np.cos(step - 0.35))
@@ -103,8 +103,19 @@ def _trunk(who: Appearance, at: dict[str, Array]) -> list[Part]:
             flat=True,
             layer=0.03,
         ),
-        Part(middle + yoke, middle - yoke, 0.04, 0.04, cloth.plain(), layer=0.03),
-        Part(neck - _up(0.03), neck + _up(0.04), 0.031, 0.028, who.skin, layer=0.035),
+        Part(middle + yoke, middle - yoke, 0.04, 0.04, cloth.plain()),
+        Part(
+            middle,
+            neck + _up(0.012),
+            0.72 * who.shoulders,
+            0.036,
+            cloth.plain(),
+            0.0,
+            0.6,
+            flat=True,
+            layer=0.03,
+        ),
+        Part(neck, neck + _up(0.04), 0.031, 0.028, who.skin, layer=0.025),
         Part(
             pelvis + _up(0.02), pelvis - _up(0.03), who.hips, who.hips, who.bottom_fabric.plain(), 0.0, 0.75
         ),
@@ -141,6 +152,9 @@ def _head(who: Appearance, at: dict[str, Array]) -> list[Part]:
         low = 0.024 if who.hair in {Hair.LONG, Hair.HOOD} else -0.006
         wide = 1.16 if who.hair is Hair.HOOD else 1.06
         face.append(Part(up + back + _up(0.006), centre + back - _up(low), size * wide, size * wide, cloth))
+    if who.hair in {Hair.SHORT, Hair.LONG, Hair.BUN}:
+        crown = centre + _up(0.056) + _forward(-0.018)
+        face.append(Part(crown, crown + _up(0.012), size * 0.92, size * 0.75, cloth, layer=0.03))
     if who.hair is Hair.LONG:
         face.append(Part(centre + back, at["neck"] + _forward(-0.06) - _up(0.1), size, size * 0.85, cloth))
     if who.hair is Hair.BUN:
@@ -224,9 +238,9 @@ def _bag(who: Appearance, at: dict[str, Array]) -> list[Part]:
     if who.bag is Bag.SHOULDER_BAG:
         hip = pelvis + _left(side * (who.hips + 0.035))
         bag = [Part(hip + _up(0.05), hip - _up(0.06), 0.055, 0.06, fabric, 0.0, 1.5, flat=True)]
-        for front in (-0.085, 0.085):
-            top = neck + _left(-side * 0.05) + _forward(0.6 * front)
-            bag.append(Part(top, hip + _forward(front) + _up(0.04), 0.011, 0.011, strap))
+        for ahead in (-0.085, 0.085):
+            shoulder = neck + _left(-side * 0.05) + _forward(0.6 * ahead)
+            bag.append(Part(shoulder, hip + _forward(ahead) + _up(0.04), 0.011, 0.011, strap))
         return bag
     if who.bag is Bag.HANDBAG:
         hand = at["left_hand" if who.bag_side > 0 else "right_hand"]

@@ -197,7 +197,7 @@ def plan_identity(config: SyntheticConfig, identity: int) -> list[SyntheticTrack
 
 def render(config: SyntheticConfig, tracklet: SyntheticTracklet) -> NDArray[np.uint8]:
     """The frames of a tracklet, uint8 (n, H, W, 3): a pure function of its arguments."""
-    appearance, gait = _who(config, tracklet)
+    appearance, gait = cast(config, tracklet)
     camera = make_camera(config.seed, tracklet.camera)
     take = draw_take(_generator(config, _Stream.TAKE, *_visit(tracklet)), camera, config.nuisance)
     cycle = take.phase + 2.0 * np.pi * gait.frequency * np.arange(tracklet.num_frames)
@@ -206,7 +206,7 @@ def render(config: SyntheticConfig, tracklet: SyntheticTracklet) -> NDArray[np.u
     return film(body, take, camera, config.height, config.width)
 
 
-def _who(config: SyntheticConfig, tracklet: SyntheticTracklet) -> tuple[Appearance, Gait]:
+def cast(config: SyntheticConfig, tracklet: SyntheticTracklet) -> tuple[Appearance, Gait]:
     """The identity's own appearance and gait; what `cues` leaves out belongs to the tracklet alone."""
     always, once = (tracklet.identity,), _visit(tracklet)
     dressed = _generator(config, _Stream.APPEARANCE, *(once if config.cues == Cues.GAIT else always))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from reid.types import Modality
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 PATTERN_CONTRAST_IN_INFRARED = 0.7
@@ -194,7 +194,7 @@ def _draw_fabric(rng: np.random.Generator, gap: float, plain: float) -> Fabric:
     if abs(_luminance(base) - _luminance(accent)) < 0.3:
         accent = _draw_material(rng, gap, value=0.9 if _luminance(base) < 0.5 else 0.12)
     softened = base.infrared + PATTERN_CONTRAST_IN_INFRARED * (accent.infrared - base.infrared)
-    pattern = Pattern.PLAIN if rng.random() < plain else Pattern(rng.integers(1, len(Pattern)))
+    pattern = Pattern.PLAIN if rng.random() < plain else Pattern(int(rng.integers(1, len(Pattern))))
     return Fabric(base, accent._replace(infrared=softened), pattern, float(rng.uniform(0.07, 0.15)))
 
 
