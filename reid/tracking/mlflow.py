@@ -45,6 +45,17 @@ def quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _mlflow() -> Any:
+    quiet_environment()
+    import mlflow  # noqa: PLC0415  # takes seconds, and must see the environment
+
+    return mlflow
+
+
+class RunLostError(RuntimeError):
+    """The server has forgotten a run that it had: its database was lost or replaced."""
+
+
 @dataclass
 class Target:
     """How far a run has come on one server. `offset` counts the bytes of the journal that are there."""
@@ -58,7 +69,7 @@ class Replay:
     """One run on one server. `send` may fail at any time, and is then called again with the same records."""
 
     def __init__(self, run_folder: Path, tracking_uri: str) -> None:
-        quiet_environment()
+        self._mlflow = _mlflow()
         self._run_folder = run_folder
         self._uri = tracking_uri
         self._header = header(run_folder)
@@ -76,43 +87,36 @@ class Replay:
         if self._target is not None:
             return self._target
         with _first_use_alone(self._uri):
-            from mlflow import MlflowClient  # noqa: PLC0415  # takes seconds
-            from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-            self._client = MlflowClient(self._uri)
+            self._client = self._mlflow.MlflowClient(self._uri)
             experiment_id = self._experiment()
         known = _read_state(self._run_folder).get(redacted(self._uri))
         if known:
-            try:
+            with self._noticing_a_loss():
                 self._client.get_run(known["run_id"])
-                self._target = Target(**known)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        if self._target is None:
-            self._target = Target(
-                experiment_id, self._find_run(experiment_id) or self._create_run(experiment_id, started)
-            )
-        self._remember(self._target)
+            self._target = Target(**known)
+        else:
+            run_id = self._find_run(experiment_id) or self._create_run(experiment_id, started)
+            self._target = Target(experiment_id, run_id)
+            self._remember(self._target)
         return self._target
 
     def send(self, records: list[Record], offset: int) -> None:
         """Bring records to the server; `offset` is where the journal continues behind them.
 
-        Raises whatever MLflow and its transport raise; nothing is then counted as sent. A record that the server refuses
-        for what it says is written to `RUN/refused.jsonl`, and the others go on.
+        Raises whatever MLflow and its transport raise; nothing is then counted as sent. RunLostError: send again from the
+        beginning of the journal. A record that the server refuses for what it says is written to `RUN/refused.jsonl`, and
+        the others go on.
         """
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
         target = self.connect(records[0].time)
-        for group in _groups(records):
-            try:
-                self._send_group(target, group)
-            except MlflowException as error:
-                if error.error_code != "INVALID_PARAMETER_VALUE":
-                    raise
-                for record in group:
-                    self._send_or_refuse(target, record)
+        with self._noticing_a_loss():
+            for group in _groups(records):
+                try:
+                    self._send_group(target, group)
+                except self._mlflow.MlflowException as error:
+                    if error.error_code != "INVALID_PARAMETER_VALUE":
+                        raise
+                    for record in group:
+                        self._send_or_refuse(target, record)
         target.offset = offset
         self._remember(target)
 
@@ -121,8 +125,6 @@ class Replay:
         self._client.set_tag(self.connect(now).run_id, names.Tag.HEARTBEAT, str(int(now)))
 
     def _experiment(self) -> str:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
         name = self._header["experiment"]
         existing = self._client.get_experiment_by_name(name)
         if existing is not None:
@@ -132,7 +134,7 @@ class Replay:
             beside = (Path(self._uri.removeprefix(_SQLITE)).parent / "artifacts" / _as_folder(name)).as_uri()
         try:
             return str(self._client.create_experiment(name, artifact_location=beside))
-        except MlflowException as error:
+        except self._mlflow.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             return str(self._client.get_experiment_by_name(name).experiment_id)
@@ -148,20 +150,31 @@ class Replay:
         run = self._client.create_run(experiment_id, _milliseconds(started), tags, self._header["name"])
         return str(run.info.run_id)
 
-    def _remember(self, target: Target) -> None:
+    @contextmanager
+    def _noticing_a_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except self._mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._target = None
+            self._remember(None)
+            raise RunLostError(f"{redacted(self._uri)} no longer has this run: {error}") from error
+
+    def _remember(self, target: Target | None) -> None:
         state = _read_state(self._run_folder)
-        state[redacted(self._uri)] = asdict(target)
+        state.pop(redacted(self._uri), None)
+        if target is not None:
+            state[redacted(self._uri)] = asdict(target)
         path = self._run_folder / STATE_NAME
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(state, indent=1) + "\n")
         draft.replace(path)
 
     def _send_or_refuse(self, target: Target, record: Record) -> None:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
         try:
             self._send_group(target, [record])
-        except MlflowException as error:
+        except self._mlflow.MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             log.error("MLflow refuses record %d (%s): %s", record.sequence, record.kind, error)  # noqa: TRY400
@@ -190,38 +203,35 @@ class Replay:
                 pass
 
     def _send_values(self, target: Target, group: list[Record]) -> None:
-        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
-
+        entities = self._mlflow.entities
         metrics, params, tags = [], [], []
         for record in group:
             for key, value in record.data.items():
                 if record.kind is Kind.METRICS:
-                    metrics.append(Metric(key, _plottable(value), _milliseconds(record.time), record.step))
+                    metrics.append(
+                        entities.Metric(key, _plottable(value), _milliseconds(record.time), record.step)
+                    )
                 elif record.kind is Kind.PARAMS:
-                    params.append(Param(key, value))
+                    params.append(entities.Param(key, value))
                 else:
-                    tags.append(RunTag(key, value))
+                    tags.append(entities.RunTag(key, value))
         self._client.log_batch(target.run_id, metrics=metrics, params=params, tags=tags)
 
     def _send_dataset(self, target: Target, record: Record) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415
-
-        data = record.data
-        dataset = Dataset(
+        entities, data = self._mlflow.entities, record.data
+        dataset = entities.Dataset(
             name=data["name"],
             digest=data["digest"][:MAX_DIGEST_CHARACTERS],
             source_type="local",
             source=json.dumps({"uri": data["source"]}),
             profile=json.dumps(data["profile"]),
         )
-        context = [InputTag(names.CONTEXT_OF_DATASET, data["role"])]
-        self._client.log_inputs(target.run_id, [DatasetInput(dataset, context)])
+        context = [entities.InputTag(names.CONTEXT_OF_DATASET, data["role"])]
+        self._client.log_inputs(target.run_id, [entities.DatasetInput(dataset, context)])
 
     def _send_checkpoint(self, target: Target, record: Record) -> None:
         """A model that stands for the checkpoint: its name, its scores, and a link from the run at the step."""
-        from mlflow.entities import LoggedModelOutput, Metric  # noqa: PLC0415
-
-        data, step = record.data, record.step or 0
+        entities, data, step = self._mlflow.entities, record.data, record.step or 0
         tags = {
             names.ModelTag.PATH: data["path"],
             names.ModelTag.DIGEST: data["digest"],
@@ -234,7 +244,7 @@ class Replay:
             name = f"{_as_folder(self._header['name'])}-step-{step}"
             model = self._client.create_logged_model(target.experiment_id, name, target.run_id, tags)
         metrics = [
-            Metric(
+            entities.Metric(
                 key,
                 _plottable(float(value)),
                 _milliseconds(data["times"][key]),
@@ -248,7 +258,7 @@ class Replay:
         self._client.finalize_logged_model(model.model_id, "READY")
         outputs = self._client.get_run(target.run_id).outputs
         if all(output.model_id != model.model_id for output in (outputs.model_outputs if outputs else [])):
-            self._client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, step)])
+            self._client.log_outputs(target.run_id, [entities.LoggedModelOutput(model.model_id, step)])
 
 
 def redacted(text: str) -> str:

@@ -22,7 +22,7 @@ import psutil
 
 from reid.tracking import names
 from reid.tracking.journal import FILE_NAME, Journal, JournalInUseError, Kind, Record, Tail
-from reid.tracking.mlflow import Replay, redacted
+from reid.tracking.mlflow import Replay, RunLostError, redacted
 from reid.tracking.tracker import TRACKING_URI, Status
 
 LOCK_NAME = "sender.lock"
@@ -63,8 +63,9 @@ class Courier:
     def __init__(self, run_folder: Path, tracking_uri: str) -> None:
         self.ended = False
         self.num_sent = 0
+        self._path = run_folder / FILE_NAME
         self._replay = Replay(run_folder, tracking_uri)
-        self._tail = Tail(run_folder / FILE_NAME, self._replay.offset)
+        self._tail = Tail(self._path, self._replay.offset)
         self._unsent: deque[tuple[Record, int]] = deque()
         self._next_beat = 0.0
 
@@ -77,6 +78,16 @@ class Courier:
 
     def deliver(self) -> None:
         """Send all that was read, and a heartbeat when it is time. Raises what MLflow and its transport raise."""
+        try:
+            self._deliver()
+        except RunLostError as error:
+            log.warning("%s; sending all of it again", error)
+            self._tail = Tail(self._path)
+            self._unsent.clear()
+            self.read_on()
+            self._deliver()
+
+    def _deliver(self) -> None:
         while self._unsent:
             batch = [self._unsent[i] for i in range(min(MAX_RECORDS, len(self._unsent)))]
             self._replay.send([record for record, _ in batch], batch[-1][1])

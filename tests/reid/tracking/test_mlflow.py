@@ -2,6 +2,8 @@
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,22 @@ def test_a_run_folder_may_be_sent_from_another_place(runs, tmp_path):
     found = Found(runs)
     assert len(found.runs) == 1
     assert len(found.history("train/loss")) == 9
+
+
+def test_a_server_that_lost_its_database_gets_everything_again(runs, empty_database):
+    journal_of(runs / "a")
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    with (
+        closing(sqlite3.connect(empty_database)) as empty,
+        closing(sqlite3.connect(runs / "mlflow.db")) as database,
+    ):
+        empty.backup(database)
+    journal_of(runs / "a", steps=range(4, 7), resume=True)
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    found = Found(runs)
+    assert len(found.history("train/loss")) == 7
+    assert found.run.data.params == {"seed": "3"}
+    assert found.run.info.status == "FINISHED"
 
 
 def test_infinities_become_gaps_and_many_points_arrive_in_order(runs):
