@@ -1,0 +1,151 @@
+"""Tables of results: for the terminal, for Markdown, for LaTeX, and as numbers for JSON.
+
+    Retrieval of each direction -> results(...) -> Table -> .terminal() | .markdown() | .latex()
+                                -> as_numbers(...) -> JSON
+
+Scores are fractions everywhere and become percent here. A table of synthetic data says so in its title.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rich.box
+import rich.table
+from rich.markup import escape
+
+from reid.evaluation.metrics import Chance, Retrieval, rank
+from reid.tracking.names import RANKS
+from reid.types import Direction
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells that are already text. `faint` are the rows to be read second; `notes` stand below the table."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    faint: frozenset[int] = frozenset()
+
+    def terminal(self) -> rich.table.Table:
+        """For `rich`, which fits it into the terminal."""
+        table = rich.table.Table(
+            title=escape(self.title),
+            caption=escape("\n".join(self.notes)),
+            box=rich.box.SIMPLE_HEAD,
+            title_justify="left",
+            caption_justify="left",
+            title_style="bold",
+        )
+        for i, column in enumerate(self.columns):
+            table.add_column(escape(column), justify="right" if i else "left", no_wrap=True)
+        for i, row in enumerate(self.rows):
+            table.add_row(*map(escape, row), style="dim" if i in self.faint else "")
+        return table
+
+    def markdown(self) -> str:
+        """GitHub's Markdown, with the title in bold and every note a paragraph."""
+        marks = [":--", *["--:"] * (len(self.columns) - 1)]
+        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (self.columns, *self.rows)]
+        lines.insert(1, "| " + " | ".join(marks) + " |")
+        return (
+            "\n\n".join([f"**{_markdown(self.title)}**", "\n".join(lines), *map(_markdown, self.notes)])
+            + "\n"
+        )
+
+    def latex(self) -> str:
+        """A `tabular` with the rules of booktabs; the notes become comments."""
+        body = [" & ".join(map(_latex, row)) + r" \\" for row in (self.columns, *self.rows)]
+        lines = [
+            *(f"% {line}" for note in (self.title, *self.notes) for line in note.splitlines()),
+            r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def results(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic: bool) -> Table:
+    """Both directions in percent, with the scores of random guessing below each."""
+    rows: list[tuple[str, ...]] = []
+    for direction, result in results.items():
+        rows.append((title_of(direction), *_scores(result), str(result.num_queries)))
+        rows.append(("  by chance", *_scores(result.chance), ""))
+    faint = frozenset(range(1, len(rows), 2))
+    rows.append(("Mean", *map(percent, _mean(results).values()), ""))
+    skipped = sum(result.num_skipped for result in results.values())
+    removed = sum(result.num_removed_pairs for result in results.values())
+    notes = (
+        "Percent; one checkpoint for both directions.",
+        f"Protocol: {protocol}.",
+        f"{skipped} queries without a match in the gallery were not counted; {removed} pairs were removed.",
+    )
+    columns = ("", *(f"Rank-{k}" for k in RANKS), "mAP", "mINP", "queries")
+    return Table(
+        labelled("Retrieval", synthetic), columns, tuple(rows), notes, frozenset(range(1, len(rows), 2))
+    )
+
+
+def as_numbers(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic: bool) -> dict[str, Any]:
+    """The same as fractions, for JSON."""
+    return {
+        "synthetic": synthetic,
+        "protocol": protocol,
+        "directions": {
+            str(direction): {
+                **_fractions(result),
+                "chance": _fractions(result.chance),
+                "num_queries": result.num_queries,
+                "num_skipped": result.num_skipped,
+                "num_removed_pairs": result.num_removed_pairs,
+            }
+            for direction, result in results.items()
+        },
+        "mean": _mean(results),
+    }
+
+
+def title_of(direction: Direction) -> str:
+    """`Infrared to visible` and `Visible to infrared`."""
+    return direction.replace("_", " ").capitalize()
+
+
+def labelled(title: str, synthetic: bool) -> str:
+    """A title that says so where the data is not real."""
+    return f"{title} on SYNTHETIC data" if synthetic else title
+
+
+def percent(fraction: float) -> str:
+    """One decimal, without a sign: 0.6531 is `65.3`."""
+    return f"{100 * fraction:.1f}"
+
+
+def _scores(found: Retrieval | Chance) -> tuple[str, ...]:
+    return tuple(map(percent, _fractions(found).values()))
+
+
+def _fractions(found: Retrieval | Chance) -> dict[str, float]:
+    return {**{f"rank{k}": rank(found.cmc, k) for k in RANKS}, "map": found.map, "minp": found.minp}
+
+
+def _mean(results: Mapping[Direction, Retrieval]) -> dict[str, float]:
+    both = [_fractions(result) for result in results.values()]
+    return {score: sum(found[score] for found in both) / len(both) for score in both[0]}
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", text).replace("\n", " ")
+
+
+def _latex(text: str) -> str:
+    escaped = (_LATEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text.replace("\n", " "))
+    return "".join(escaped)
