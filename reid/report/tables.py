@@ -90,9 +90,7 @@ def results(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic:
         f"{skipped} queries without a match in the gallery were not counted; {removed} pairs were removed.",
     )
     columns = ("", *(f"Rank-{k}" for k in RANKS), "mAP", "mINP", "queries")
-    return Table(
-        labelled("Retrieval", synthetic), columns, tuple(rows), notes, frozenset(range(1, len(rows), 2))
-    )
+    return Table(labelled("Retrieval", synthetic), columns, tuple(rows), notes, faint)
 
 
 def as_numbers(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic: bool) -> dict[str, Any]:
