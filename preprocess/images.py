@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 import struct
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,8 @@ import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
+
+from preprocess.options import Check, Size
 
 LARGEST_FILE = 16 << 20
 LARGEST_PICTURE = 16 << 20  # pixels
@@ -31,23 +32,6 @@ Pixels = NDArray[np.uint8]
 
 class PictureError(ValueError):
     """A file that is no picture this program packs; the message says why, not where."""
-
-
-class Check(StrEnum):
-    """How far a picture is checked while packing: its header only, or every pixel of it."""
-
-    HEADER = "header"
-    DECODE = "decode"
-
-
-class Size(NamedTuple):
-    """Height and width in pixels."""
-
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
 
 
 class Header(NamedTuple):
@@ -182,7 +166,7 @@ class Backend(NamedTuple):
             if self.simd
             else "stock pillow: resizing is 3 to 4 times slower than with pillow-simd"
         )
-        return f"PIL {self.version} ({kind}), libjpeg {self.libjpeg}"
+        return f"PIL {self.version} ({kind}), libjpeg-turbo {self.libjpeg}"
 
 
 def pil_backend() -> Backend:
@@ -206,7 +190,7 @@ def pil_backend() -> Backend:
     compiled = importlib.import_module("PIL._imaging").PILLOW_VERSION
     if compiled != loaded:
         problems.append(f"the compiled part of PIL is {compiled}, the rest is {loaded}")
-    return Backend(name, version, simd, str(features.version("jpg")), tuple(problems))
+    return Backend(name, version, simd, str(features.version("libjpeg_turbo")), tuple(problems))
 
 
 def fingerprint() -> dict[str, Any]:

@@ -11,7 +11,6 @@ the bytes depend on none of that. OUT itself is complete or not there.
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -26,35 +25,23 @@ from webdataset import TarWriter
 
 from preprocess import vcm, workers
 from preprocess.images import LARGEST_FILE, Picture, PictureError, Resizer, keep
+from preprocess.options import BadFrames, Mode, Options
 from preprocess.plan import (
     PLAN_FILE,
-    BadFrames,
-    Mode,
-    Options,
     Plan,
     PlannedShard,
     PlannedTracklet,
+    decisive,
     identify,
     make_plan,
 )
 from preprocess.progress import Progress, silent
-from preprocess.publish import sweep, sync_folder, whole_file, write_whole
-from preprocess.statistics import count, differences
+from preprocess.publish import sync_folder, whole_file, write_whole
+from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
+from preprocess.seal import seal
 from preprocess.vcm import BadTreeError, Tree
-from reid.data.manifest import (
-    DESCRIPTION,
-    FrameRecord,
-    Manifest,
-    ShardRecord,
-    TrackletRecord,
-    read_description,
-    sha256,
-    write_description,
-    write_tables,
-)
+from reid.data.manifest import DESCRIPTION, read_description
 from reid.data.shards import BLOCK, archive_size, frame_member, padded
-
-logger = logging.getLogger(__name__)
 
 SYNTHETIC_FILE = "synthetic.json"
 READ_AHEAD = 64
@@ -119,7 +106,7 @@ def pack(
         raise
     if part is not None:
         return Packed(out, False, written, len(shards) - written, {})
-    description = _seal(plan, stage, tree, synthesis, num_workers)
+    description = seal(plan, stage, tree, synthesis, num_workers)
     stage.rename(out)
     sync_folder(out.parent)
     return Packed(out, True, written, len(plan.shards) - written, description)
@@ -163,35 +150,29 @@ def _write(plan: Plan, shards: list[PlannedShard], stage: Path, num_workers: int
 def _write_shard(plan: Plan, folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> bool:
     """Write one shard and its sidecar; False if they are there already."""
     tar = folder / shard.name
-    if _is_finished(tar, plan.id):
+    if is_finished(tar, plan.id):
         advance(plan.num_frames_of(shard))
         return False
     with whole_file(tar) as file:
-        contents = _Contents(plan, file)
+        contents = _Contents(plan, shard, file)
         frames = _read_ahead(
             plan.root, [frame for each in plan.tracklets_of(shard) for frame in each.tracklet.frames]
         )
         for planned in plan.tracklets_of(shard):
             contents.add(planned, frames)
             advance(len(planned.tracklet.frames))
-        record = contents.close(shard)
+        record = contents.close()
     write_whole(tar.with_suffix(".json"), record.to_json())
     return True
-
-
-def _is_finished(tar: Path, plan_id: str) -> bool:
-    sidecar = tar.with_suffix(".json")
-    if not (sidecar.is_file() and tar.is_file()):
-        return False
-    record = ShardRecord.from_json(sidecar.read_bytes())
-    return record.plan == plan_id and record.nbytes == tar.stat().st_size
 
 
 class _Contents:
     """A shard that is being written: its tar, the sha256 of what went into it, and where everything lies."""
 
-    def __init__(self, plan: Plan, file: BinaryIO) -> None:
+    def __init__(self, plan: Plan, shard: PlannedShard, file: BinaryIO) -> None:
         self._plan = plan
+        self._shard = shard
+        self._number = plan.shards.index(shard)
         self._file = file
         self._digest = hashlib.sha256()
         self._tar = TarWriter(self, user="", group="", mode=0o444, mtime=0, encoder=False, compress=False)
@@ -218,10 +199,10 @@ class _Contents:
         ]
         self._records.append(self._record(planned, pictures, start, places))
 
-    def close(self, shard: PlannedShard) -> ShardRecord:
+    def close(self) -> ShardRecord:
         """End the tar. Raises RuntimeError if it is not what was planned: the tree has changed meanwhile."""
         self._tar.close()
-        nbytes = self._file.tell()
+        nbytes, shard = self._file.tell(), self._shard
         assert nbytes == archive_size(self._position)
         if shard.nbytes not in (None, nbytes):
             raise RuntimeError(
@@ -232,8 +213,14 @@ class _Contents:
             raise BadTreeError(
                 f"{shard.name}: not one of its pictures can be read, the first: {self._skipped[0]}"
             )
-        records, skipped = tuple(self._records), tuple(self._skipped)
-        return ShardRecord(self._plan.id, shard.name, nbytes, self._digest.hexdigest(), records, skipped)
+        return ShardRecord(
+            plan=self._plan.id,
+            name=shard.name,
+            nbytes=nbytes,
+            sha256=self._digest.hexdigest(),
+            tracklets=tuple(self._records),
+            skipped=tuple(self._skipped),
+        )
 
     def _pictures(self, planned: PlannedTracklet, frames: Iterator[bytes]) -> Iterator[tuple[str, Picture]]:
         tracklet = planned.tracklet
@@ -275,6 +262,7 @@ class _Contents:
             tracklet=tracklet.tracklet,
             source=tracklet.source,
             row=tracklet.row,
+            shard=self._number,
             offset=start,
             nbytes=self._position - start,
             width=width,
@@ -313,70 +301,3 @@ def _read_ahead(root: Path, frames: list[str]) -> Iterator[bytes]:
 def _read(descriptor: int) -> bytes:
     with open(descriptor, "rb") as file:
         return file.read(LARGEST_FILE + 1)
-
-
-def _seal(
-    plan: Plan, stage: Path, tree: Tree, synthesis: dict[str, Any] | None, num_workers: int
-) -> dict[str, Any]:
-    """Read every shard back, write the tables, and `dataset.json` last. Returns what that says."""
-    folder = stage / "shards"
-    sweep(stage)
-    missing = [shard.name for shard in plan.shards if not _is_finished(folder / shard.name, plan.id)]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(plan.shards)} shards are not written yet, the first is {missing[0]}. Run the "
-            "parts that write them, then seal again."
-        )
-    logger.info("reading %d shards back", len(plan.shards))
-    for _ in workers.run(partial(_check_shard, folder), plan.shards, num_workers, lambda _: None):
-        pass
-    expected = {name for shard in plan.shards for name in (shard.name, f"{Path(shard.name).stem}.json")}
-    for path in folder.iterdir():
-        if path.name not in expected:
-            path.unlink()
-    skipped: list[tuple[str, str]] = []
-    write_tables(stage, _records(folder, plan.shards, skipped))
-    fields: dict[str, Any] = {
-        "name": plan.dataset,
-        "synthetic": synthesis is not None,
-        "plan": plan.id,
-        "protocol": {"minimum_frames": plan.options.minimum_frames, "mixed": plan.options.mixed},
-        "options": plan.options.decisive(),
-        "source": {
-            "layout": tree.layout.name,
-            "mixed_rows": tree.num_mixed,
-            "notes": tree.notes,
-            "skipped_frames": skipped,
-            "synthesis": synthesis,
-        },
-    }
-    counted = count(Manifest(stage, {**fields, "counts": {}}, digest=""))
-    fields["source"]["differences"] = (
-        [] if synthesis else differences(counted, tree, plan.options.minimum_frames)
-    )
-    write_whole(stage / DESCRIPTION, write_description(stage, {**fields, "counts": counted}))
-    (stage / PLAN_FILE).unlink(missing_ok=True)
-    return read_description(stage)[0]
-
-
-def _check_shard(folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> None:
-    """Compare what lies on disk with what was written. A shard that differs is forgotten, and an error."""
-    sidecar = (folder / shard.name).with_suffix(".json")
-    if sha256(folder / shard.name) != ShardRecord.from_json(sidecar.read_bytes()).sha256:
-        sidecar.unlink()
-        raise RuntimeError(
-            f"{folder / shard.name}: what lies on disk is not what was written. Check the disk, and run the same "
-            "command again: it writes this shard anew."
-        )
-    advance(1)
-
-
-def _records(
-    folder: Path, shards: list[PlannedShard], skipped: list[tuple[str, str]]
-) -> Iterator[tuple[ShardRecord, str]]:
-    """Each shard's record with the sha256 of its sidecar; skipped frames are added to `skipped` on the way."""
-    for shard in shards:
-        data = (folder / shard.name).with_suffix(".json").read_bytes()
-        record = ShardRecord.from_json(data)
-        skipped += record.skipped
-        yield record, hashlib.sha256(data).hexdigest()

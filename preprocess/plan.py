@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preprocess.images import LARGEST_FILE, Check, Size, fingerprint
+from preprocess.images import LARGEST_FILE, fingerprint
+from preprocess.options import BadFrames, Mode, Options, Order
 from preprocess.publish import write_whole
-from preprocess.vcm import BadTreeError, Mixed, Tree
+from preprocess.vcm import BadTreeError, Tree
 from reid.data.manifest import VERSION
 from reid.data.shards import BLOCK, archive_size, padded, sample_json
 from reid.types import Split, Tracklet
@@ -28,69 +28,6 @@ from reid.types import Split, Tracklet
 PLAN_FILE = "plan.json"
 BYTES_PER_PIXEL = 0.4  # what a resized frame is expected to take; only decides where shards are cut
 STAT_THREADS = 16
-PAPER_SIZE = Size(288, 144)
-
-
-class Mode(StrEnum):
-    """`copy` keeps the bytes of every JPEG. `resize` decodes, resizes and encodes once what has another size."""
-
-    COPY = "copy"
-    RESIZE = "resize"
-
-
-class Order(StrEnum):
-    """`identity` keeps an identity together, which caches like. `hash` mixes, for readers that stream whole shards."""
-
-    IDENTITY = "identity"
-    HASH = "hash"
-
-
-class BadFrames(StrEnum):
-    """What an unreadable picture does: end the pack, or be left out and recorded in dataset.json."""
-
-    FAIL = "fail"
-    SKIP = "skip"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to pack. `size` and `quality` are those of the resized pictures and mean nothing to `copy`.
-
-    `minimum_frames` is a field of the protocol: shorter tracklets are packed too, and readers leave them out.
-    """
-
-    mode: Mode = Mode.COPY
-    size: Size = PAPER_SIZE
-    quality: int = 92
-    check: Check = Check.DECODE
-    mixed: Mixed = Mixed.KEEP
-    minimum_frames: int = 12
-    order: Order = Order.IDENTITY
-    bad_frames: BadFrames = BadFrames.FAIL
-    shard_mebibytes: int = 256
-
-    def __post_init__(self) -> None:
-        limits = {
-            "quality": (self.quality, 1, 100),
-            "height": (self.size.height, 1, 4096),
-            "width": (self.size.width, 1, 4096),
-            "minimum_frames": (self.minimum_frames, 1, 1_000_000),
-            "shard_mebibytes": (self.shard_mebibytes, 1, 65_536),
-        }
-        wrong = [
-            f"{name} must be {low} to {high}, found {value}"
-            for name, (value, low, high) in limits.items()
-            if not low <= value <= high
-        ]
-        if wrong:
-            raise ValueError("Nothing can be packed like this: " + "; ".join(wrong))
-
-    def decisive(self) -> dict[str, Any]:
-        """What the bytes of a shard depend on. `copy` depends neither on size and quality nor on any library."""
-        fields = asdict(self)
-        if self.mode is Mode.COPY:
-            return {name: value for name, value in fields.items() if name not in {"size", "quality"}}
-        return fields | {"libraries": fingerprint()}
 
 
 class PlannedTracklet(NamedTuple):
@@ -138,6 +75,14 @@ class Plan:
 
     def num_frames_of(self, shard: PlannedShard) -> int:
         return sum(len(planned.tracklet.frames) for planned in self.tracklets_of(shard))
+
+
+def decisive(options: Options) -> dict[str, Any]:
+    """What the bytes of a shard depend on. `copy` depends neither on size and quality nor on any library."""
+    fields = asdict(options)
+    if options.mode is Mode.COPY:
+        return {name: value for name, value in fields.items() if name not in {"size", "quality"}}
+    return fields | {"libraries": fingerprint()}
 
 
 def identify(tree: Tree, dataset: str, options: Options) -> str:
@@ -189,7 +134,7 @@ def _hash(text: str) -> bytes:
 
 def _identifier(dataset: str, options: Options, tracklets: list[PlannedTracklet]) -> str:
     digest = hashlib.sha256()
-    digest.update(json.dumps([VERSION, dataset, options.decisive()], sort_keys=True).encode())
+    digest.update(json.dumps([VERSION, dataset, decisive(options)], sort_keys=True).encode())
     for planned in tracklets:
         digest.update(f"\n{planned.key} {planned.label} {planned.tracklet!r}".encode())
     return digest.hexdigest()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.vcm import Mixed, Tree
+from preprocess.options import Mixed
+from preprocess.vcm import Tree
 from reid.data.manifest import Manifest
 from reid.types import Modality, Role, Split
 
@@ -78,3 +79,57 @@ def _reason(name: str, split: Split, tree: Tree, minimum_frames: int) -> str:
         reasons.append(f"{tree.num_mixed[split]} rows mix sources and were treated with `{tree.mixed}`")
     reasons += [note for note in tree.notes if note.startswith(str(split)) and "belong to no row" in note]
     return "; ".join(reasons) or "the index files differ from the published ones, no other reason is known"
+
+
+def inspect(manifest: Manifest) -> dict[str, Any]:
+    """All that `inspect` shows, ready for JSON. The table has a row a camera: tracklets of each modality."""
+    source = manifest.description.get("source", {})
+    return {
+        "root": str(manifest.root),
+        "name": manifest.name,
+        "synthetic": manifest.synthetic,
+        "id": manifest.digest,
+        "minimum_frames": manifest.minimum_frames,
+        "counts": manifest.counts,
+        "cameras": _camera_table(manifest),
+        "sizes": _sizes(manifest),
+        "frames_per_tracklet": _spread(manifest),
+        "same_camera_pairs": same_camera_pairs(manifest),
+        **{
+            name: source.get(name)
+            for name in ("layout", "mixed_rows", "notes", "differences", "skipped_frames")
+        },
+    }
+
+
+def _camera_table(manifest: Manifest) -> dict[int, dict[str, int]]:
+    return {
+        int(camera): {
+            modality.name.lower(): int(((manifest.camera == camera) & (manifest.modality == modality)).sum())
+            for modality in Modality
+        }
+        for camera in np.unique(manifest.camera)
+    }
+
+
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    """How many tracklets have which picture size, HxW; 0x0 are tracklets of several sizes."""
+    sizes, counts = np.unique(np.stack([manifest.height, manifest.width], axis=1), axis=0, return_counts=True)
+    return {f"{height}x{width}": int(n) for (height, width), n in zip(sizes.tolist(), counts, strict=True)}
+
+
+def _spread(manifest: Manifest) -> dict[str, float]:
+    lengths = manifest.num_frames
+    return {"least": int(lengths.min()), "mean": round(float(lengths.mean()), 2), "most": int(lengths.max())}
+
+
+def same_camera_pairs(manifest: Manifest) -> int:
+    """Pairs of query and gallery that evaluation leaves out because identity and camera are the same."""
+    sides = []
+    for role in (Role.QUERY, Role.GALLERY):
+        rows = manifest.rows(role)
+        sides.append(np.stack([manifest.identity[rows], manifest.camera[rows]], axis=1))
+    (asked, num_asked), (there, num_there) = (np.unique(side, axis=0, return_counts=True) for side in sides)
+    of_gallery = dict(zip(map(tuple, there.tolist()), num_there.tolist(), strict=True))
+    pairs = zip(map(tuple, asked.tolist()), num_asked.tolist(), strict=True)
+    return sum(number * of_gallery.get(place, 0) for place, number in pairs)

@@ -13,11 +13,11 @@ because stray files lie in them. A name is taken apart by a pattern, so no path 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from preprocess.options import Mixed
 from reid.types import Modality, Role, Split, Tracklet
 
 NAME_FILES = {Split.TRAIN: "train_name.txt", Split.TEST: "test_name.txt"}
@@ -47,14 +47,6 @@ class BadTreeError(ValueError):
         found = list(mistakes)
         more = [f"... and {len(found) - MOST_REPORTED} more"] if len(found) > MOST_REPORTED else []
         return cls("\n  ".join([f"{root} cannot be packed:", *found[:MOST_REPORTED], *more]))
-
-
-class Mixed(StrEnum):
-    """What to do with a range of names that do not all belong to one tracklet."""
-
-    KEEP = "keep"
-    SPLIT = "split"
-    DROP = "drop"
 
 
 class Layout(NamedTuple):

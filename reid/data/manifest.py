@@ -6,15 +6,13 @@
     ROOT/manifest/frames.arrow        a row a frame, one record batch a shard, mapped into memory and never loaded
     ROOT/shards/NAME.tar, NAME.json   the frames, and what the writer of that shard noted about it
 
-Packing: ShardRecord -> `write_tables` -> `write_description`.  Reading: `Manifest.open` -> numpy columns, one entry a
-tracklet, and `frames(row)`, a view of the mapped file. There is no Python object per tracklet or frame.
+`Manifest.open` -> numpy columns, one entry a tracklet, and `frames(row)`, a view of the mapped file. There is no Python
+object per tracklet or frame. Packers fill the schemas below from records whose attributes have the columns' names.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -33,7 +31,9 @@ SHARD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-(train|test)-[0-9]{6}-of-[0-9]{
 LARGEST_DESCRIPTION = 64 << 20
 
 _word = pa.dictionary(pa.int8(), pa.string())
-_SHARDS = pa.schema(
+# label is -1 outside the training split; width and height are 0 where the frames of a tracklet differ; offset and nbytes
+# span all members of a tracklet, headers included; is_gray: every frame was decoded and has R = G = B
+SHARDS = pa.schema(
     [
         ("name", pa.string()),
         ("nbytes", pa.int64()),
@@ -45,7 +45,7 @@ _SHARDS = pa.schema(
         ("last_key", pa.string()),
     ]
 )
-_TRACKLETS = pa.schema(
+TRACKLETS = pa.schema(
     [
         ("key", pa.string()),
         ("split", _word),
@@ -66,139 +66,9 @@ _TRACKLETS = pa.schema(
         ("is_gray", pa.bool_()),
     ]
 )
-_FRAMES = pa.schema(
+FRAMES = pa.schema(
     [("offset", pa.int64()), ("size", pa.int32()), ("crc32", pa.uint32()), ("name", pa.string())]
 )
-
-
-class FrameRecord(NamedTuple):
-    """One frame of a shard: its path in the raw tree, and the bytes [offset, offset + size) of the tar."""
-
-    name: str
-    offset: int
-    size: int
-    crc32: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrackletRecord:
-    """One tracklet of a shard. `offset` and `nbytes` span all its members, headers included.
-
-    `width` and `height` are 0 if its frames differ in size. `is_gray` says that every frame was decoded and found to
-    have R = G = B. `label` is -1 outside the training split.
-    """
-
-    key: str
-    split: Split
-    role: Role
-    identity: int
-    label: int
-    modality: Modality
-    camera: int
-    tracklet: int
-    source: str
-    row: int
-    offset: int
-    nbytes: int
-    width: int
-    height: int
-    is_gray: bool
-    frames: tuple[FrameRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
-    """What the writer of a shard notes beside it: the sidecar. `plan` says which plan the shard belongs to, `skipped`
-    which frames were left out of it, and why.
-    """
-
-    plan: str
-    name: str
-    nbytes: int
-    sha256: str
-    tracklets: tuple[TrackletRecord, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode() + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """Raises ValueError if `data` is not what `to_json` writes."""
-        try:
-            fields = json.loads(data)
-            tracklets = tuple(_tracklet_record(each) for each in fields.pop("tracklets"))
-            skipped = tuple((str(name), str(reason)) for name, reason in fields.pop("skipped"))
-            return cls(**fields, tracklets=tracklets, skipped=skipped)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"not the sidecar of a shard: {error}") from error
-
-
-def _tracklet_record(fields: dict[str, Any]) -> TrackletRecord:
-    fields["split"], fields["role"] = Split(fields["split"]), Role(fields["role"])
-    fields["modality"] = Modality(fields["modality"])
-    fields["frames"] = tuple(FrameRecord(*frame) for frame in fields["frames"])
-    return TrackletRecord(**fields)
-
-
-def write_tables(root: Path, shards: Iterable[tuple[ShardRecord, str]]) -> None:
-    """Write the three tables below `root`, from shards in order, each with the sha256 of its sidecar.
-
-    Holds one shard at a time, so the memory needed does not grow with the data set.
-    """
-    paths = [root / table for table in TABLES]
-    paths[0].parent.mkdir(exist_ok=True)
-    options = {"compression": "zstd", "write_page_checksum": True}
-    with (
-        pq.ParquetWriter(paths[0], _SHARDS, **options) as shard_table,
-        pq.ParquetWriter(paths[1], _TRACKLETS, **options) as tracklet_table,
-        pa.OSFile(str(paths[2]), "wb") as sink,
-        pa.ipc.new_file(sink, _FRAMES) as frame_table,
-    ):
-        for number, (shard, sidecar_sha256) in enumerate(shards):
-            frames = [frame for tracklet in shard.tracklets for frame in tracklet.frames]
-            shard_table.write_batch(
-                _batch(
-                    _SHARDS,
-                    [
-                        {
-                            "name": shard.name,
-                            "nbytes": shard.nbytes,
-                            "sha256": shard.sha256,
-                            "sidecar_sha256": sidecar_sha256,
-                            "num_tracklets": len(shard.tracklets),
-                            "num_frames": len(frames),
-                            "first_key": shard.tracklets[0].key,
-                            "last_key": shard.tracklets[-1].key,
-                        }
-                    ],
-                )
-            )
-            rows = [
-                {"shard": number, "num_frames": len(tracklet.frames)}
-                | {
-                    name: getattr(tracklet, name)
-                    for name in _TRACKLETS.names
-                    if name not in {"shard", "num_frames"}
-                }
-                for tracklet in shard.tracklets
-            ]
-            tracklet_table.write_batch(_batch(_TRACKLETS, rows))
-            frame_table.write_batch(_batch(_FRAMES, [frame._asdict() for frame in frames]))
-
-
-def _batch(schema: Any, rows: list[dict[str, Any]]) -> Any:
-    columns = [pa.array([row[field.name] for row in rows], type=field.type) for field in schema]
-    return pa.record_batch(columns, schema=schema)
-
-
-def write_description(root: Path, fields: dict[str, Any]) -> bytes:
-    """The bytes of `dataset.json` for the tables already written below `root`. The caller publishes them."""
-    files = {
-        table: {"nbytes": (root / table).stat().st_size, "sha256": sha256(root / table)} for table in TABLES
-    }
-    description = {"format": FORMAT, "version": VERSION, **fields, "files": files}
-    return json.dumps(description, indent=2).encode() + b"\n"
 
 
 def sha256(path: Path) -> str:
@@ -247,7 +117,7 @@ class Manifest:
         self.counts: dict[str, Any] = description["counts"]
         self.minimum_frames: int = description["protocol"]["minimum_frames"]
         self.shards = _read_shards(root)
-        table = _read_table(root / TABLES[1], _TRACKLETS)
+        table = _read_table(root / TABLES[1], TRACKLETS)
         self._key = table["key"]
         self.split = _codes(table["split"], [split.value for split in Split])
         self.role = _codes(table["role"], [role.value for role in Role])
@@ -335,7 +205,7 @@ class Manifest:
                     f"{self.root / TABLES[2]}: expected {self.shards[number].num_frames} frames of "
                     f"{self.shards[number].path.name}, found {batch.num_rows}. {_REMEDY}"
                 )
-            offset, size, crc32 = (batch[name].to_numpy() for name in _FRAMES.names[:3])
+            offset, size, crc32 = (batch[name].to_numpy() for name in FRAMES.names[:3])
             self._views[number] = (offset, size, crc32, batch["name"])
         first = int(self._first_frame[row])
         return *self._views[number], slice(first, first + int(self.num_frames[row]))
@@ -406,7 +276,7 @@ def _read_table(path: Path, schema: Any) -> dict[str, Any]:
 
 
 def _read_shards(root: Path) -> list[ShardInfo]:
-    columns = {name: array.to_pylist() for name, array in _read_table(root / TABLES[0], _SHARDS).items()}
+    columns = {name: array.to_pylist() for name, array in _read_table(root / TABLES[0], SHARDS).items()}
     shards: list[ShardInfo] = []
     first_row = 0
     for number, name in enumerate(columns["name"]):
@@ -437,6 +307,6 @@ def _codes(column: Any, words: list[str]) -> NDArray[np.int8]:
 
 def _map_frames(path: Path, num_shards: int) -> Any:
     reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-    if reader.num_record_batches != num_shards or not reader.schema.equals(_FRAMES):
+    if reader.num_record_batches != num_shards or not reader.schema.equals(FRAMES):
         raise ValueError(f"{path}: expected a batch of frames for each of {num_shards} shards. {_REMEDY}")
     return reader

@@ -1,0 +1,94 @@
+"""The choices of a pack. Imports nothing heavy, because the command line reads it before it knows the command."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Mode(StrEnum):
+    """`copy` keeps the bytes of every JPEG. `resize` decodes, resizes and encodes once what has another size."""
+
+    COPY = "copy"
+    RESIZE = "resize"
+
+
+class Check(StrEnum):
+    """How far a picture is checked while it is copied: its header only, or every pixel of it."""
+
+    HEADER = "header"
+    DECODE = "decode"
+
+
+class Mixed(StrEnum):
+    """What to do with a range of names that do not all belong to one tracklet."""
+
+    KEEP = "keep"
+    SPLIT = "split"
+    DROP = "drop"
+
+
+class Order(StrEnum):
+    """`identity` keeps an identity together, which caches well. `hash` mixes, for readers that stream whole shards."""
+
+    IDENTITY = "identity"
+    HASH = "hash"
+
+
+class BadFrames(StrEnum):
+    """What an unreadable picture does: end the pack, or be left out and recorded in dataset.json."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+PAPER_SIZE = Size(288, 144)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to pack. Raises ValueError for numbers out of range."""
+
+    mode: Mode = Mode.COPY
+    """`copy` keeps the bytes of every JPEG; `resize` encodes once what has another size."""
+    size: Size = PAPER_SIZE
+    """Height and width of resized pictures, HxW."""
+    quality: int = 92
+    """JPEG quality of resized pictures."""
+    check: Check = Check.DECODE
+    """How far copied pictures are checked. `header` is ten times faster, and finds damage only when somebody reads it."""
+    mixed: Mixed = Mixed.KEEP
+    """What to do with rows that mix frames of several sources."""
+    minimum_frames: int = 12
+    """Recorded for readers, which leave shorter tracklets out. All tracklets are packed."""
+    order: Order = Order.IDENTITY
+    """Order of tracklets in the shards: `hash` mixes them, for readers that stream."""
+    bad_frames: BadFrames = BadFrames.FAIL
+    """What an unreadable picture does: end the pack, or be left out and recorded."""
+    shard_mebibytes: int = 256
+    """Shards grow up to this size; in `resize` up to about this size."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "quality": (self.quality, 1, 100),
+            "height": (self.size.height, 1, 4096),
+            "width": (self.size.width, 1, 4096),
+            "minimum_frames": (self.minimum_frames, 1, 1_000_000),
+            "shard_mebibytes": (self.shard_mebibytes, 1, 65_536),
+        }
+        wrong = [
+            f"{name} must be {low} to {high}, found {value}"
+            for name, (value, low, high) in limits.items()
+            if not low <= value <= high
+        ]
+        if wrong:
+            raise ValueError("Nothing can be packed like this: " + "; ".join(wrong) + ".")
