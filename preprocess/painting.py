@@ -16,6 +16,8 @@ import numpy as np
 from preprocess.wardrobe import Array, Fabric, Pattern
 from reid.types import Modality
 
+SHORTEST = np.float32(1e-3)  # pixels; a stick seen end on still has a direction
+
 
 class Points(NamedTuple):
     """One point a frame, in pixels: (n,) each."""
@@ -164,7 +166,8 @@ def _box(canvas_shape: tuple[int, ...], start: Points, end: Points, reach: Array
 
 def _field(box: _Box, start: Points, end: Points) -> _Field:
     delta_x, delta_y = end.x - start.x, end.y - start.y
-    length = np.maximum(np.hypot(delta_x, delta_y), np.float32(1e-3))
+    delta_x = np.where(np.hypot(delta_x, delta_y) < SHORTEST, SHORTEST, delta_x)
+    length = np.hypot(delta_x, delta_y)
     unit_x, unit_y = (delta_x / length)[:, None], (delta_y / length)[:, None]
     from_x, from_y = box.x - start.x[:, None], box.y - start.y[:, None]  # (n, w), (n, h)
     reach = (from_x * unit_x)[:, None, :] + (from_y * unit_y)[:, :, None]  # (n, h, w)
