@@ -31,7 +31,6 @@ from preprocess.plan import (
     Plan,
     PlannedShard,
     PlannedTracklet,
-    decisive,
     identify,
     make_plan,
 )
@@ -39,7 +38,7 @@ from preprocess.progress import Progress, silent
 from preprocess.publish import sync_folder, whole_file, write_whole
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
 from preprocess.seal import seal
-from preprocess.vcm import BadTreeError, Tree
+from preprocess.vcm import BadTreeError
 from reid.data.manifest import DESCRIPTION, read_description
 from reid.data.shards import BLOCK, archive_size, frame_member, padded
 
