@@ -12,7 +12,7 @@
 # Exit codes: 0 ready, 1 an installation failed (its log is named), 2 something is missing that only you can install.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 venv=$root/.venv
 locks=$root/launch/locks
 log=$venv/install.log

@@ -2,13 +2,13 @@
 # The whole product on two CPU cores, in minutes: environment, a synthetic VCM, shards, both stages of training on two
 # processes, retrieval in both directions, and where to look.
 #
-#   launch/quickstart.sh [FOLDER] [--seed N]        FOLDER is runs/quickstart unless given
+#   launch/quickstart.sh [FOLDER] [--seed N]        FOLDER is runs/quickstart (here) unless given
 #
 # FOLDER/raw (pictures and index files) -> FOLDER/shards (tars and manifest) -> FOLDER/run (checkpoints, journal)
 # and FOLDER/mlflow.db. Called again with the same FOLDER, it continues where it stopped.
 # Exit codes: 0 done, 1 a phase failed or was stopped, 2 something about the call or the machine must be changed first.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
 stop() {
     printf 'quickstart: %s\n' "$*" >&2
@@ -34,7 +34,7 @@ while (($#)); do
     shift || stop "--seed needs a number"
 done
 [[ $seed =~ ^[0-9]+$ ]] || stop "--seed: expected a whole number from 0, found '$seed'"
-folder=${folder:-$root/runs/quickstart}
+folder=${folder:-runs/quickstart}
 
 # Usage: phase "WHAT IT DOES" COMMAND...
 phase() {

@@ -8,9 +8,9 @@
 # Tests whose tools are missing (Slurm, Chromium, a GPU) are skipped and say why. With CI=true only a GPU may be missing.
 # Ends with pytest's summary line and pytest's exit code.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 "$root/launch/environment.sh"
 export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS=1 # one process a core: more threads would only wait for each other
 cd "$root"
-exec python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal "$@"
+exec python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadgroup "$@"

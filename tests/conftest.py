@@ -1,0 +1,27 @@
+"""What every test may rely on, and what a marked test needs from the machine.
+
+A test whose tools are missing is skipped with its reason. With CI=true it fails instead, because there everything must
+run; only a GPU may be missing even there.
+"""
+
+import os
+import shutil
+
+import pytest
+
+TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",)}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, programs in TOOLS.items():
+        missing = [program for program in programs if shutil.which(program) is None]
+        if missing and item.get_closest_marker(marker):
+            reason = f"{marker}: not installed here: {', '.join(missing)}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("gpu: there is none here")
