@@ -64,6 +64,7 @@ class Name(NamedTuple):
     modality: Modality
     camera: int
     tracklet: int
+    frame: int
     path: str
 
 
@@ -105,6 +106,7 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
         raise BadTreeError.listing(root, mistakes)
     for split in Split:
         tree.notes += _unused_lines(split, rows[split], len(names[split]))
+        tree.notes += _disorder(split, rows[split], names[split])
         tree.num_mixed[split] = 0
         for row in rows[split]:
             role = (
@@ -181,16 +183,15 @@ def _read_names(layout: Layout, split: Split) -> list[Name]:
                 f"{path}:{number}: expected a frame name like 0001M2D3T1F1.jpg, found {line[:80]!r}"
             )
             continue
-        identity, modality, camera, tracklet, _ = (int(group) for group in match.groups())
+        identity, modality, camera, tracklet, frame = (int(group) for group in match.groups())
         light = Modality(modality)
-        frame = match[0]
         picture = f"{match[1]}/{light.folder}/D{match[3]}/{match[5]}.jpg"
         if picture in seen:
             mistakes.append(
-                f"{path}:{number}: {frame} is the picture {picture} of line {seen[picture]} again"
+                f"{path}:{number}: {match[0]} is the picture {picture} of line {seen[picture]} again"
             )
         seen[picture] = number
-        names.append(Name(identity, light, camera, tracklet, picture))
+        names.append(Name(identity, light, camera, tracklet, frame, picture))
     if mistakes:
         raise BadTreeError.listing(path, mistakes)
     return names
@@ -295,8 +296,27 @@ def _unused_lines(split: Split, rows: list[Row], num_lines: int) -> Iterator[str
         )
 
 
+def _disorder(split: Split, rows: list[Row], names: list[Name]) -> Iterator[str]:
+    """Frames are taken in the order of the name file; it should be that of their numbers."""
+    disordered = [
+        row.number
+        for row in rows
+        if any(
+            after.frame <= before.frame and after[:4] == before[:4]
+            for before, after in pairwise(names[row.first - 1 : row.last])
+        )
+    ]
+    if disordered:
+        yield (
+            f"{TRACK_FILES[split]}: {len(disordered)} rows list frames in another order than their numbers, the first "
+            f"is row {disordered[0]}"
+        )
+
+
 def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], folder: Path) -> None:
-    """Add the tracklet of a row, or the tracklets that `tree.mixed` makes of it."""
+    """Add the tracklet of a row, or the tracklets that `tree.mixed` makes of it. What is split off must be of the same
+    identity and modality; frames of somebody else are left out.
+    """
 
     def tracklet(identity: int, modality: Modality, camera: int, part: list[Name]) -> Tracklet:
         frames = tuple((folder / name.path).as_posix() for name in part)
@@ -312,7 +332,11 @@ def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], fold
     if len(pieces) == 1 or tree.mixed is Mixed.KEEP:
         tree.tracklets.append(tracklet(row.identity, row.modality, row.camera, names))
     elif tree.mixed is Mixed.SPLIT:
-        tree.tracklets += [tracklet(*piece[0][:3], piece) for piece in pieces]
+        tree.tracklets += [
+            tracklet(row.identity, row.modality, piece[0].camera, piece)
+            for piece in pieces
+            if piece[0][:2] == (row.identity, row.modality)
+        ]
 
 
 def _origins(pieces: list[list[Name]]) -> str:
