@@ -1,0 +1,127 @@
+"""The shell scripts: clean, clear about mistakes, and harmless to what they did not make."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
+Answer = subprocess.CompletedProcess[str]
+
+
+def run(script: Path, *arguments: str, **variables: str) -> Answer:
+    return subprocess.run(
+        [script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=script.parents[1],
+        env=os.environ | variables,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the scripts need of a checkout, without an environment."""
+    root = tmp_path / "a check'out"
+    shutil.copytree(ROOT / "launch", root / "launch")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    return root
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    answer = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), *SCRIPTS], capture_output=True, text=True, check=False
+    )
+    assert (answer.returncode, answer.stdout) == (0, "")
+    assert len(SCRIPTS) >= 5
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_is_strict_and_opens_with_what_it_does(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert lines[1].startswith("# ")
+    assert "set -euo pipefail" in lines
+    assert os.access(script, os.X_OK)
+
+
+def test_an_environment_of_somebody_else_is_not_touched(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "precious").touch()
+    answer = run(checkout / "launch/environment.sh")
+    assert answer.returncode == 2
+    assert "was not made by this script" in answer.stderr
+    assert [path.name for path in (checkout / ".venv").iterdir()] == ["precious"]
+
+
+def with_old_python(checkout: Path) -> dict[str, str]:
+    old = checkout / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.20\nexit 1\n')
+    old.chmod(0o755)
+    return {"PYTHON": str(old)}
+
+
+def with_a_path_that_leads_nowhere(checkout: Path) -> dict[str, str]:
+    return {"PYTHON": str(checkout / "nothing")}
+
+
+@pytest.mark.parametrize(
+    ("situation", "message"),
+    [
+        (with_old_python, "expected Python >= 3.11, found Python 3.8.20"),
+        (with_a_path_that_leads_nowhere, "there is no such program"),
+    ],
+)
+def test_an_unfit_python_is_named_in_one_line_and_nothing_is_made(
+    checkout: Path, situation: Callable[[Path], dict[str, str]], message: str
+) -> None:
+    answer = run(checkout / "launch/environment.sh", **situation(checkout))
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sed", "1"], "there is no option --sed"),
+        (["--seed"], "--seed needs a number"),
+        (["--seed", "one"], "expected a whole number"),
+        (["here", "there"], "one FOLDER is expected"),
+    ],
+)
+def test_the_quickstart_refuses_a_call_it_does_not_understand(
+    checkout: Path, arguments: list[str], message: str
+) -> None:
+    answer = run(checkout / "launch/quickstart.sh", *arguments)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert not (checkout / "runs").exists()
+
+
+def test_the_quickstart_does_not_write_into_a_folder_of_something_else(
+    checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    answer = run(checkout / "launch/quickstart.sh", str(tmp_path / "mine"))
+    assert answer.returncode == 2
+    assert "holds something else" in answer.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_the_quickstart_does_not_mix_two_seeds_in_one_folder(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "seed").write_text("3\n")
+    answer = run(checkout / "launch/quickstart.sh", str(tmp_path / "demo"), "--seed", "4")
+    assert answer.returncode == 2
+    assert "was made with --seed 3, not 4" in answer.stderr

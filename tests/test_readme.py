@@ -1,0 +1,198 @@
+"""Every command of README.md runs as it stands there, or at least names only what exists.
+
+A block opened by ```bash is executed, in the order of the page, in one scratch folder that looks like the repository
+(links to everything but `runs/`), so a later block may use what an earlier one made. A line before the block keeps it
+from being executed, invisibly to the reader:
+
+    <!-- not run: needs a GPU -->
+    ```bash
+
+Its paths must then exist all the same, and every option must be one that the program's help names. Capitals stand for
+what a reader fills in (`--machine_rank RANK`), `$(...)` and `$NAME` are left alone.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(?m)(?:^<!-- not run: (?P<reason>.+?) -->\n\s*)?^```bash\n(?P<text>.*?)^```$", re.DOTALL)
+OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "COLUMNS": "300",
+    "NO_COLOR": "1",
+}
+
+
+class Block(NamedTuple):
+    line: int
+    text: str
+    reason: str | None
+    """Why it is not run, or None."""
+
+
+def blocks(page: str) -> list[Block]:
+    return [
+        Block(page.count("\n", 0, match.start("text")), match["text"], match["reason"])
+        for match in BLOCK.finditer(page)
+    ]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command, without comments, variables set before it, and what follows a pipe or a chain."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words: list[str] = []
+        for word in [*shlex.split(re.sub(r"\$\([^)]*\)", "SUBSTITUTE", line), comments=True), ";"]:
+            if word in {"&&", "||", "|", ";", "&"}:
+                if words:
+                    yield words
+                words = []
+            elif words or not re.fullmatch(r"\w+=\S*", word):
+                words.append(word)
+
+
+@cache
+def help_of(*program: str) -> str:
+    answer = subprocess.run(
+        [*program, "--help"], capture_output=True, text=True, check=True, env=ENVIRONMENT, cwd=ROOT
+    )
+    return answer.stdout
+
+
+def programs(words: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Our programs in a command, each with the arguments that are its own: a launcher also starts what it launches."""
+    match words:
+        case ["accelerate", "launch", *rest] if "-m" in rest:
+            start = rest.index("-m")
+            yield ("accelerate", "launch"), rest[:start]
+            yield from programs(["python", *rest[start:]])
+        case ["python", "-m", "reid" | "preprocess" as module, command, *rest]:
+            yield ("python", "-m", module, command), rest
+        case ["reid" | "reid-preprocess" as program, *rest]:
+            yield from programs(["python", "-m", program.removeprefix("reid-"), *rest])
+        case ["mlflow", command, *rest]:
+            yield ("mlflow", command), rest
+        case [script, *rest] if script.startswith("launch/"):
+            yield (), rest
+
+
+def mistakes(text: str) -> list[str]:
+    """Paths that do not exist and options that a program's help does not name."""
+    found = []
+    for words in commands(text):
+        for word in words:
+            path = word.split("=")[-1]
+            if (ROOT / path.split("/")[0]).is_dir() and "/" in path and not path.startswith(("runs/", "/")):
+                found += [] if (ROOT / path).exists() else [f"there is no {path}"]
+        for program, arguments in programs(words):
+            text_of_help = help_of(*program) if program else (ROOT / words[0]).read_text()
+            options = [word.split("=")[0] for word in arguments if OPTION.match(word)]
+            found += [
+                f"{' '.join(program) or words[0]} has no option {option}"
+                for option in options
+                if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w.-])", text_of_help)
+            ]
+    return found
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    for path in ROOT.iterdir():
+        if path.name not in {"runs", ".git"}:
+            (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_commands_of_the_readme_run_from_top_to_bottom(scratch: Path) -> None:
+    executed = [block for block in blocks(README.read_text()) if block.reason is None]
+    assert any("launch/quickstart.sh" in block.text for block in executed)
+    for block in executed:
+        answer = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block.text],
+            cwd=scratch,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, f"README.md, line {block.line}:\n{block.text}\n{answer.stdout[-4000:]}"
+
+
+@pytest.mark.slow
+def test_what_the_readme_does_not_run_names_only_what_exists() -> None:
+    wrong = {
+        f"line {block.line}": found for block in blocks(README.read_text()) if (found := mistakes(block.text))
+    }
+    assert wrong == {}
+
+
+PAGE = """
+```bash
+echo one
+```
+text
+<!-- not run: needs a cluster -->
+```bash
+sbatch slurm/train.sbatch   # and wait
+```
+```text
+no command
+```
+"""
+
+
+def test_blocks_are_found_with_their_reason() -> None:
+    assert blocks(PAGE) == [
+        Block(2, "echo one\n", None),
+        Block(7, "sbatch slurm/train.sbatch   # and wait\n", "needs a cluster"),
+    ]
+
+
+def test_commands_are_split_as_a_shell_would() -> None:
+    text = "SEED=1 reid train \\\n  --run 'a b' && ls | wc  # count\n\nexport A=$(nproc --all)\n"
+    assert list(commands(text)) == [
+        ["reid", "train", "--run", "a b"],
+        ["ls"],
+        ["wc"],
+        ["export", "A=SUBSTITUTE"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("cat launch/nothing.yaml", "there is no launch/nothing.yaml"),
+        ("launch/quickstart.sh runs/demo --sed 1", "launch/quickstart.sh has no option --sed"),
+        ("accelerate launch --num_procs 2 -m reid train", "accelerate launch has no option --num_procs"),
+        (
+            "accelerate launch --num_processes 2 -m reid config --data.rot X",
+            "python -m reid config has no option --data.rot",
+        ),
+        ("reid config --jso", "python -m reid config has no option --jso"),
+    ],
+)
+def test_a_path_or_an_option_that_does_not_exist_is_noticed(text: str, complaint: str) -> None:
+    assert complaint in mistakes(text)
+
+
+def test_what_exists_raises_no_complaint() -> None:
+    text = """
+        launch/quickstart.sh runs/demo --seed 1
+        accelerate launch --config_file launch/accelerate/one_node.yaml --num_processes $(nvidia-smi -L | wc -l) \\
+            -m reid config --config launch/experiments/vcm.yaml --data.root /data/vcm
+    """
+    assert mistakes(text) == []
