@@ -146,8 +146,8 @@ class Evaluation(_Section):
 class Engine(_Section):
     """How the machine is used. Nothing here changes what is learned, but for rounding."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Arithmetic of the forward pass."""
+    precision: Literal["fp64", "fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the forward pass; fp64 is for proofs."""
     device: Literal["auto", "cpu"] = "auto"
     """`cpu` leaves a GPU alone."""
     deterministic: bool = False
@@ -258,6 +258,14 @@ def from_dict(content: Any, source: str) -> Config:
         raise ConfigError(
             "\n".join([f"{source}: {len(lines)} mistake(s) in the configuration", *lines])
         ) from error
+
+
+def changed(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
+    """`config` with the values of `changes`, section by section; a value of None changes nothing."""
+    content = config.model_dump(mode="json")
+    for section, values in changes.items():
+        content[section] |= {key: value for key, value in values.items() if value is not None}
+    return from_dict(content, "the options given")
 
 
 def to_yaml(config: Config) -> str:

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reid.collectives import gather_rows, synchronize_batch_norm
 
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+MIXED_PRECISION = {"fp64": "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 Made = TypeVar("Made")
 
@@ -47,6 +47,7 @@ class Runtime:
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
         self.device: torch.device = accelerator.device
+        self.dtype = torch.float64 if precision == "fp64" else torch.float32  # of weights and inputs
         self._stop = _StopRequest(self.world)
 
     @classmethod
@@ -97,7 +98,7 @@ class Runtime:
 
         `network` itself is changed in place and stays the module that owns the parameters.
         """
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.world > 1:
             if self.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)

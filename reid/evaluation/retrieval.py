@@ -128,7 +128,7 @@ class Evaluator:
         vectors = []
         with stream, torch.inference_mode(), self.runtime.autocast():
             for _, clips in stream:
-                pixels = normalise(clips.to(self.runtime.device))
+                pixels = normalise(clips.to(self.runtime.device)).to(self.runtime.dtype)
                 vectors.append(self.network.embed(pixels, modality, self.protocol.embedding).float().cpu())
         return self.runtime.concatenate(torch.cat(vectors) if vectors else None)
 

@@ -44,21 +44,21 @@ def network(config: Config, num_identities: int) -> Network:
 def optimizer(config: Config, net: Network) -> torch.optim.SGD:
     """One SGD over everything that can be trained: a weight whose gradient is None rests, and does not decay [A31].
 
-    Each group holds its `peak` rate; the rate of a step is `peak * config.rate(step)`.
+    Each group holds its `peak` rate; the rate of a step is `peak * config.rate(step)`. A group is the trunk or the rest of
+    one part, because the fused kernel wants weights together that first moved together.
     """
     settings = config.optimizer
-    trunk = [
-        parameter
-        for module in net.modules()
-        if isinstance(module, Stem | Layers)
-        for parameter in module.parameters()
-    ]
-    in_trunk = {id(parameter) for parameter in trunk}
-    rest = [p for p in net.parameters() if id(p) not in in_trunk and p.requires_grad]
-    groups = [
-        {"params": trunk, "peak": settings.trunk_learning_rate},
-        {"params": rest, "peak": settings.learning_rate},
-    ]
+    groups = []
+    for module in net.parts.values():
+        trunks = [m for m in module.modules() if isinstance(m, Stem | Layers)]
+        trunk = [parameter for m in trunks for parameter in m.parameters()]
+        in_trunk = {id(parameter) for parameter in trunk}
+        rest = [p for p in module.parameters() if id(p) not in in_trunk and p.requires_grad]
+        groups += [
+            {"params": parameters, "peak": peak}
+            for parameters, peak in ((trunk, settings.trunk_learning_rate), (rest, settings.learning_rate))
+            if parameters
+        ]
     return torch.optim.SGD(
         groups,
         lr=settings.learning_rate,

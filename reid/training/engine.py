@@ -133,7 +133,9 @@ class Engine:
         rate = self.config.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        visible, infrared = normalise(clips.visible), normalise(clips.infrared)
+        visible, infrared = (
+            normalise(pixels).to(self.runtime.dtype) for pixels in (clips.visible, clips.infrared)
+        )
         identity = clips.identity.repeat(2)  # visible rows first
         for updates in self.stages[self.config.stage(self.step)].groups:
             self._update(updates, visible, infrared, identity)

@@ -1,0 +1,177 @@
+"""The commands of `reid`. Each imports what it needs when it runs, so that help is there at once.
+
+    reid COMMAND [--config FILE] [options]
+
+Exit codes: 0 done; 1 the world failed, or a signal ended the run; 2 a mistake of the user, told in one message.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from reid import config as configuration
+from reid.config import Config
+from reid.types import Embedding
+
+Flat = Annotated[Config, tyro.conf.arg(name="")]
+Arguments = TypeVar("Arguments")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a network. `accelerate launch` starts several processes of it.
+
+    --config FILE gives a YAML file to start from, such as launch/experiments/vcm.yaml; the flags below change it.
+    """
+
+    run: Path
+    """Folder of the run: configuration, journal, checkpoints and pictures go there."""
+    config: Flat
+    resume: bool = False
+    """Continue from the newest valid checkpoint in --run, if there is one."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Score a checkpoint in both directions."""
+
+    checkpoint: Path
+    """A checkpoint, or the folder of a run: then its newest valid checkpoint."""
+    root: Path | None = None
+    """Packed data set, if not the one the run was trained on."""
+    embedding: Embedding | None = None
+    """What is compared, if not what the run compared."""
+    num_workers: int | None = None
+    """Worker processes that read and decode, if not as many as in training."""
+    device: Literal["auto", "cpu"] | None = None
+    """`cpu` leaves a GPU alone."""
+    json: bool = False
+    """Print the scores as JSON."""
+
+
+@dataclass(frozen=True)
+class ConfigArguments:
+    """Print the resolved configuration and its difference from the paper.
+
+    --config FILE gives a YAML file to start from; the flags below change it.
+    """
+
+    config: Flat
+    schema: bool = False
+    """Print the JSON schema of the configuration instead."""
+    json: bool = False
+    """Print JSON."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    base, rest = _base(arguments)
+    chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+    from reid.training.run import train as run_training
+
+    scored = run_training(chosen.config, chosen.run, resume=chosen.resume)
+    if scored is None:
+        return 1
+    if _speaks():
+        _print_scores(scored, as_json=False)
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    chosen = _parse(EvaluateArguments, arguments, "evaluate")
+    from reid.training.run import evaluate as run_evaluation
+    from reid.training.run import read_checkpoint
+
+    path, config, snapshot = read_checkpoint(chosen.checkpoint)
+    changes = {
+        "data": {"root": chosen.root, "num_workers": chosen.num_workers},
+        "evaluation": {"embedding": chosen.embedding},
+        "engine": {"device": chosen.device},
+    }
+    scored = run_evaluation(path, configuration.changed(config, changes), snapshot)
+    if _speaks():
+        _print_scores(scored, as_json=chosen.json)
+    return 0
+
+
+def show_config(arguments: Sequence[str]) -> int:
+    base, rest = _base(arguments)
+    chosen = _parse(ConfigArguments, rest, "config", ConfigArguments(config=base))
+    if chosen.schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return 0
+    difference = configuration.difference(chosen.config)
+    if chosen.json:
+        changes = {key: {"paper": old, "here": new} for key, (old, new) in difference.items()}
+        print(json.dumps({"config": chosen.config.model_dump(mode="json"), "difference": changes}, indent=2))
+        return 0
+    print(configuration.to_yaml(chosen.config))
+    print(f"# {len(difference)} keys differ from the paper:")
+    for key, (old, new) in difference.items():
+        print(f"#   {key}: {new!r}, the paper: {old!r}")
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (train, "train a network, alone or under `accelerate launch`"),
+    "evaluate": (evaluate, "score a checkpoint in both directions"),
+    "config": (show_config, "print the configuration, its difference from the paper, its JSON schema"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    name, *rest = arguments if arguments is not None else sys.argv[1:] or ["--help"]
+    if name not in COMMANDS:
+        lines = [f"  {command:<10} {summary}" for command, (_, summary) in COMMANDS.items()]
+        print("\n".join(["usage: reid COMMAND [options]; `reid COMMAND --help` lists them", "", *lines]))
+        if name in {"-h", "--help"}:
+            return 0
+        print(f"\nreid: there is no command {name!r}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=logging.INFO if _speaks() else logging.ERROR,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    try:
+        return COMMANDS[name][0](rest)
+    except (ValueError, OSError) as error:
+        if _speaks():
+            print(f"reid {name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _base(arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """The configuration that --config names, or the paper's, and the arguments left."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    found, rest = parser.parse_known_args(arguments)
+    return configuration.from_yaml(found.config) if found.config else Config(), rest
+
+
+def _parse(
+    kind: type[Arguments], arguments: Sequence[str], command: str, default: Arguments | None = None
+) -> Arguments:
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    config = (tyro.conf.EnumChoicesFromValues,)
+    parsed: Arguments = tyro.cli(kind, prog=f"reid {command}", args=list(arguments), config=config, **given)
+    return parsed
+
+
+def _print_scores(scored: Any, *, as_json: bool) -> None:
+    from reid.training.scores import scores
+
+    print(json.dumps(scores(scored.evaluation), indent=2))
+
+
+def _speaks() -> bool:
+    """Whether this process may print: the first of a launch, whose number the launcher leaves in the environment."""
+    return os.environ.get("RANK", "0") == "0"

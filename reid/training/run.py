@@ -1,0 +1,249 @@
+"""What `reid train` and `reid evaluate` do: open the data, the run's folder and the tracker, and let the engine work."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reid import config as configuration
+from reid.config import Config, ConfigError
+from reid.data.manifest import Manifest
+from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
+from reid.model.resnet import pretrained
+from reid.runtime import Runtime
+from reid.tracking import names
+from reid.tracking.tracker import SilentTracker, Status, Tracker
+from reid.training import build, checkpoint
+from reid.training.checkpoint import Snapshot
+from reid.training.engine import Engine
+from reid.types import Role
+
+FREE_TO_CHANGE = ("engine.", "tracking.", "data.root", "data.num_workers", "evaluation.")
+REQUEUE = "requeue"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores and all that is printed beside them."""
+
+    evaluation: Evaluation
+    manifest: Manifest
+    protocol: Protocol
+    step: int
+    checkpoint: Path
+
+
+def train(config: Config, folder: Path, *, resume: bool) -> Scored | None:
+    """Train in `folder`, from the newest valid checkpoint there if `resume`. None if a signal ended it before the end.
+
+    Called by every process of a launch. Raises ConfigError or ValueError for a mistake of the user, before the first
+    iteration.
+    """
+    manifest = open_data(config)
+    runtime = Runtime.start(
+        precision=config.engine.precision,
+        device=config.engine.device,
+        seed=config.seed,
+        deterministic=config.engine.deterministic,
+    )
+    try:
+        return _train(config, folder, manifest, runtime, resume=resume)
+    finally:
+        runtime.end()
+
+
+def _train(
+    config: Config, folder: Path, manifest: Manifest, runtime: Runtime, *, resume: bool
+) -> Scored | None:
+    build.batch_plan(config, manifest).pairs_per_process(runtime.world)  # an impossible split is refused here
+    start = runtime.agree(_start_from(config, folder, resume=resume) if runtime.leads else None)
+    weights = None if start else pretrained(config.model.weights, config.model.backbone)
+    if runtime.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REQUEUE).unlink(missing_ok=True)
+    with runtime.leader(lambda: _tracker(config, folder, resume=start is not None), SilentTracker) as tracker:
+        _describe(config, manifest, runtime, tracker, folder)
+        engine = Engine(config, manifest, runtime, tracker, folder)
+        if weights is not None:
+            engine.network.load_pretrained(weights)
+        if start is not None:
+            engine.restore(checkpoint.load(start))
+            log.info("continuing at step %d from %s", engine.step, start)
+        ending = engine.run()
+        if ending.signal is not None:
+            _leave(ending.signal, folder, runtime, tracker)
+            return None
+        evaluation = ending.evaluation or engine.evaluate()
+    newest = checkpoint.published(engine.checkpoints)[-1]
+    return Scored(evaluation, manifest, engine.evaluator.protocol, engine.step, newest)
+
+
+def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
+    """Score the weights of `snapshot`, read from `path`, as `config` says."""
+    manifest = open_data(config)
+    runtime = Runtime.start(
+        precision=config.engine.precision,
+        device=config.engine.device,
+        seed=config.seed,
+        deterministic=config.engine.deterministic,
+    )
+    try:
+        network = build.network(config, snapshot.state["num_identities"])
+        network.load_state_dict(snapshot.weights)
+        runtime.prepare(network)
+        protocol = build.protocol(config)
+        evaluation = Evaluator(network, manifest, protocol, runtime, config.data.num_workers).evaluate()
+        return Scored(evaluation, manifest, protocol, snapshot.step, path)
+    finally:
+        runtime.end()
+
+
+def read_checkpoint(path: Path) -> tuple[Path, Config, Snapshot]:
+    """A checkpoint, or the newest valid one of a run's folder, and the configuration it was trained with.
+
+    Raises ValueError if there is none.
+    """
+    found = path if (path / checkpoint.CONTENTS).exists() else checkpoint.newest(path / "checkpoints")
+    if found is None:
+        raise ValueError(f"{path}: neither a checkpoint nor the folder of a run with a valid one")
+    snapshot = checkpoint.load(found)
+    return found, configuration.from_dict(snapshot.state["config"], str(found)), snapshot
+
+
+def open_data(config: Config) -> Manifest:
+    """The packed data set of the configuration. Raises ConfigError if none is named."""
+    if config.data.root is None:
+        raise ConfigError(
+            "data.root: no data set is named; pack one with `reid-preprocess pack` and give its folder"
+        )
+    return Manifest.open(config.data.root)
+
+
+def _start_from(config: Config, folder: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to continue from. Raises ConfigError where continuing would not continue the same run."""
+    found = checkpoint.newest(folder / "checkpoints")
+    if found is None:
+        return None
+    if not resume:
+        raise ConfigError(
+            f"{folder}: holds a run with the checkpoint {found.name}; continue it with --resume, or name another folder "
+            "with --run"
+        )
+    state = json.loads((found / checkpoint.STATE).read_text())
+    former = configuration.from_dict(state["config"], str(found))
+    changes = [
+        f"  {key}: {old!r} when the run began, {new!r} now"
+        for key, (old, new) in configuration.difference(config, former).items()
+        if not key.startswith(FREE_TO_CHANGE)
+    ]
+    digest = open_data(config).digest
+    if state["dataset"]["digest"] != digest:
+        changes.append(
+            f"  the data set: {state['dataset']['digest'][:12]} when the run began, {digest[:12]} now"
+        )
+    if changes:
+        raise ConfigError(
+            "\n".join([f"{folder}: --resume continues a run as it began; start another with --run", *changes])
+        )
+    return found
+
+
+def _tracker(config: Config, folder: Path, *, resume: bool) -> Tracker:
+    return Tracker.open(
+        folder,
+        experiment=config.tracking.experiment,
+        run_name=config.tracking.run_name or folder.resolve().name,
+        tracking_uri=config.tracking.uri,
+        resume=resume,
+    )
+
+
+def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tracker, folder: Path) -> None:
+    """Tell the tracker what this run is: parameters, tags, data sets, and the configuration as files."""
+    if not runtime.leads:
+        return
+    resolved = configuration.to_yaml(config)
+    (folder / "config.yaml").write_text(resolved)
+    lines = [
+        f"{key}: {new!r}  # the paper: {old!r}"
+        for key, (old, new) in configuration.difference(config).items()
+    ]
+    (folder / "difference.yaml").write_text("\n".join(lines) + "\n")
+    tracker.params(_params(config, manifest, runtime))
+    tracker.tags(
+        {
+            names.Tag.CONFIG_SHA: hashlib.sha256(resolved.encode()).hexdigest(),
+            names.Tag.SYNTHETIC: manifest.synthetic,
+            names.Tag.HOST: platform.node(),
+            **_code_version(),
+            **({names.Tag.SLURM_JOB: job} if (job := os.environ.get("SLURM_JOB_ID")) else {}),
+        }
+    )
+    for role in Role:
+        rows = manifest.rows(role, minimum_frames=config.data.minimum_frames)
+        profile = {"tracklets": len(rows), "frames": int(manifest.num_frames[rows].sum())}
+        tracker.dataset(manifest.name, manifest.digest, role, str(manifest.root), profile)
+    for name in ("config.yaml", "difference.yaml"):
+        tracker.artifact(folder / name, names.Folder.CONFIG)
+
+
+def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
+    data, model, objective = config.data, config.model, config.objective
+    return {
+        names.Param.VARIANT: model.variant,
+        names.Param.RECIPE: config.schedule.recipe,
+        names.Param.WEIGHTS: model.weights,
+        names.Param.BACKBONE: model.backbone,
+        names.Param.LAMBDA1: objective.lambda1,
+        names.Param.LAMBDA2: objective.lambda2,
+        names.Param.LAMBDA3: objective.lambda3,
+        names.Param.LEARNING_RATE: config.optimizer.learning_rate,
+        names.Param.TRIPLET: config.triplet_distance,
+        names.Param.IDENTITIES_PER_BATCH: data.num_identities,
+        names.Param.TRACKLETS_PER_IDENTITY: data.num_tracklets,
+        names.Param.FRAMES_PER_CLIP: data.clip_frames,
+        names.Param.SIZE: f"{data.height}x{data.width}",
+        names.Param.SEED: config.seed,
+        names.Param.PRECISION: config.engine.precision,
+        names.Param.WORLD_SIZE: runtime.world,
+        names.Param.STEPS: config.num_steps,
+        names.Param.PROTOCOL: build.protocol(config).describe(manifest),
+        names.Param.DATASET: manifest.name,
+        names.Param.DATASET_DIGEST: manifest.digest,
+    }
+
+
+def _code_version() -> dict[str, Any]:
+    """Commit and dirtiness of the checkout this code runs from; nothing where it is no checkout."""
+    here = Path(__file__).parent
+    try:
+        commit, status = (
+            subprocess.run(  # noqa: S603
+                ["git", "-C", str(here), *question],  # noqa: S607
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            ).stdout
+            for question in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        log.debug("no version of the code is known: %s", error)
+        return {}
+    return {names.Tag.COMMIT: commit.strip(), names.Tag.DIRTY: bool(status.strip())}
+
+
+def _leave(signal: str, folder: Path, runtime: Runtime, tracker: Tracker) -> None:
+    """End on a signal. A marker asks whoever started the job to start it again; an interrupt by hand leaves none."""
+    again = signal != "SIGINT"
+    if runtime.leads and again:
+        (folder / REQUEUE).write_text(f"{signal}\n")
+    log.warning("stopped by %s; the checkpoint is published, continue with --resume", signal)
+    tracker.finish(Status.SCHEDULED if again else Status.KILLED)
