@@ -82,7 +82,7 @@ class SyntheticConfig:
                 ("tracklets_per_modality", "2 to 99", 2 <= self.tracklets_per_modality <= 99),
                 ("num_cameras", "4 to 99", 4 <= self.num_cameras <= 99),
                 ("height", "32 to 1024", 32 <= self.height <= 1024),
-                ("width", "16 to 1024", 16 <= self.width <= 1024),
+                ("width", f"16 to the height, {self.height}", 16 <= self.width <= self.height),
                 ("gap", "0 to 1", 0.0 <= self.gap <= 1.0),
                 ("nuisance", "0 to 1", 0.0 <= self.nuisance <= 1.0),
                 ("short_fraction", "0 to 1", 0.0 <= self.short_fraction <= 1.0),

@@ -245,6 +245,11 @@ def test_all_mistakes_in_a_configuration_are_reported_at_once():
         SyntheticConfig(num_identities=1000, gap=2.0)
 
 
+def test_frames_wider_than_tall_are_refused():
+    with pytest.raises(ValueError, match="width must be 16 to the height, 96, found 97"):
+        SyntheticConfig(width=97)
+
+
 def test_a_train_count_that_leaves_no_test_identity_is_refused():
     with pytest.raises(ValueError, match="num_train_identities must leave both splits an identity"):
         SyntheticConfig(num_identities=20, num_train_identities=20)
