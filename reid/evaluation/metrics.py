@@ -110,6 +110,22 @@ def evaluate(
     )
 
 
+def first_answers(
+    similarity: NDArray[np.floating],
+    identity: int,
+    camera: int,
+    gallery: Labels,
+    count: int,
+    *,
+    remove_same_camera: bool = True,
+) -> NDArray[np.int64]:
+    """Gallery positions that one query ranks first, best first: at most `count`, by the same protocol as `evaluate`."""
+    order = np.argsort(-similarity, kind="stable")
+    if remove_same_camera:
+        order = order[(gallery.identity[order] != identity) | (gallery.camera[order] != camera)]
+    return order[:count]
+
+
 def _checked(
     similarity: Iterable[NDArray[np.floating]], num_queries: int, num_gallery: int
 ) -> Iterable[NDArray[np.floating]]:

@@ -158,8 +158,7 @@ def separation(positives: Numbers, negatives: Numbers) -> float:
 def training_curves(series: Series, *, synthetic: bool, title: str, stages: Sequence[int] = ()) -> Figure:
     """Losses, scores, learning rate and speed of a journal against the step; `stages` are steps where a stage begins."""
     scores = [score(direction) for direction in Direction for score in (_rank1, names.mean_average_precision)]
-    fixed = {names.Metric.LOSS, names.Metric.LEARNING_RATE, names.Metric.GRADIENT_NORM, names.Metric.ACCURACY}
-    terms = [key for key in series if key.startswith("train/") and key not in fixed]
+    terms = [names.objective(term) for term in names.TERMS]
     with _style():
         figure = Figure(figsize=(11, 7), layout="constrained")
         figure.suptitle(labelled(title, synthetic))

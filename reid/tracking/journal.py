@@ -141,7 +141,7 @@ def read(run_folder: Path) -> Iterator[Record]:
 
 
 def header(run_folder: Path) -> dict[str, Any]:
-    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`.
+    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`, `parent_uid` or None.
 
     Raises ValueError if the folder holds no run.
     """

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -58,11 +59,14 @@ class RunLostError(RuntimeError):
 
 @dataclass
 class Target:
-    """How far a run has come on one server. `offset` counts the bytes of the journal that are there."""
+    """How far a run has come on one server. `offset` counts the bytes of the journal that are there; `has_parent` tells
+    whether it was linked to the run above it.
+    """
 
     experiment_id: str
     run_id: str
     offset: int = 0
+    has_parent: bool = False
 
 
 class Replay:
@@ -95,7 +99,9 @@ class Replay:
                 self._client.get_run(known["run_id"])
             self._target = Target(**known)
         else:
-            run_id = self._find_run(experiment_id) or self._create_run(experiment_id, started)
+            run_id = self._find_run(experiment_id, self._header["uid"]) or self._create_run(
+                experiment_id, started
+            )
             self._target = Target(experiment_id, run_id)
             self._remember(self._target)
         return self._target
@@ -117,6 +123,7 @@ class Replay:
                         raise
                     for record in group:
                         self._send_or_refuse(target, record)
+            self._link_parent(target)
         target.offset = offset
         self._remember(target)
 
@@ -139,16 +146,22 @@ class Replay:
                 raise
             return str(self._client.get_experiment_by_name(name).experiment_id)
 
-    def _find_run(self, experiment_id: str) -> str | None:
-        found = self._client.search_runs(
-            [experiment_id], f"tags.{names.Tag.RUN_UID} = '{self._header['uid']}'"
-        )
+    def _find_run(self, experiment_id: str, uid: str) -> str | None:
+        found = self._client.search_runs([experiment_id], f"tags.{names.Tag.RUN_UID} = '{uid}'")
         return found[0].info.run_id if found else None
 
     def _create_run(self, experiment_id: str, started: float) -> str:
         tags = {names.Tag.RUN_UID: self._header["uid"]}
         run = self._client.create_run(experiment_id, _milliseconds(started), tags, self._header["name"])
         return str(run.info.run_id)
+
+    def _link_parent(self, target: Target) -> None:
+        """MLflow nests a run below another by that one's id, which exists only once that one was sent."""
+        if self._header["parent_uid"] and not target.has_parent:
+            parent = self._find_run(target.experiment_id, self._header["parent_uid"])
+            if parent:
+                self._client.set_tag(target.run_id, names.Tag.PARENT, parent)
+                target.has_parent = True
 
     @contextmanager
     def _noticing_a_loss(self) -> Iterator[None]:
@@ -314,3 +327,22 @@ def _first_use_alone(uri: str) -> Iterator[TextIO | None]:
     with database.with_suffix(".lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         yield lock
+
+
+def reap(tracking_uri: str, experiment: str, silent_seconds: float) -> list[str]:
+    """Close runs of a server whose sender has been silent: their node is gone. Returns their names.
+
+    A run without any heartbeat was not sent by us, and is left alone. Raises ValueError if there is no such experiment.
+    """
+    client = _mlflow().MlflowClient(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ValueError(f"{redacted(tracking_uri)} has no experiment {experiment!r}")
+    closed = []
+    for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
+        beat = run.data.tags.get(names.Tag.HEARTBEAT)
+        if beat is not None and time.time() - float(beat) > silent_seconds:
+            client.set_tag(run.info.run_id, names.Tag.ENDED_BY, "silence: its node has vanished")
+            client.set_terminated(run.info.run_id, "KILLED", _milliseconds(float(beat)))
+            closed.append(run.info.run_name)
+    return closed

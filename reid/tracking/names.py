@@ -31,8 +31,11 @@ class Metric(StrEnum):
     EPOCH = "epoch"
 
 
+TERMS = ("cov_id", "att_id", "def_id", "def_tri", "p_id")
+
+
 def objective(term: str) -> str:
-    """A term of the paper's objectives: `cov_id`, `att_id`, `def_id`, `def_tri` or `p_id`."""
+    """A term of the paper's objectives, one of TERMS."""
     return f"train/{term}"
 
 
@@ -89,7 +92,6 @@ class Tag(StrEnum):
     DIRTY = "git_dirty"
     RUN_FOLDER = "run_folder"
     RUN_UID = "run_uid"
-    PARENT_UID = "parent_uid"
     CONFIG_SHA = "config_sha256"
     SYNTHETIC = "synthetic"
     SLURM_JOB = "slurm_job"

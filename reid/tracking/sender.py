@@ -20,10 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from reid.tracking import names
-from reid.tracking.journal import FILE_NAME, Journal, JournalInUseError, Kind, Record, Tail
+from reid.tracking.journal import FILE_NAME, Kind, Record, Tail
 from reid.tracking.mlflow import Replay, RunLostError, redacted
-from reid.tracking.tracker import TRACKING_URI, Status
+from reid.tracking.runs import beat, bury
+from reid.tracking.tracker import TRACKING_URI
 
 LOCK_NAME = "sender.lock"
 POLL_SECONDS = 1.0
@@ -95,6 +95,7 @@ class Courier:
                 self._unsent.popleft()
             self.num_sent += len(batch)
         if not self.ended and time.monotonic() >= self._next_beat:
+            beat(self._path.parent)
             self._replay.beat(time.time())
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
@@ -120,7 +121,7 @@ def follow(run_folder: Path, tracking_uri: str, watch: Watch) -> None:
         trainer_lives = watch.is_alive()
         courier.read_on()
         if not trainer_lives and not courier.ended:
-            if not bury(run_folder):
+            if not bury(run_folder, "the process died without a word"):
                 return
             courier.read_on()
         if courier.ended or time.monotonic() >= next_attempt:
@@ -135,17 +136,6 @@ def follow(run_folder: Path, tracking_uri: str, watch: Watch) -> None:
                 next_attempt = time.monotonic() + pause
                 log.warning("attempt %d failed: %s: %s", num_failures, type(error).__name__, error)
         time.sleep(POLL_SECONDS)
-
-
-def bury(run_folder: Path) -> bool:
-    """Write into the journal of a trainer that died without a word that it was killed. False if a new one has begun."""
-    try:
-        with Journal.open(run_folder) as journal:
-            journal.append(Kind.TAGS, {names.Tag.ENDED_BY: "the process died without a word"})
-            journal.append(Kind.FINISH, {"status": Status.KILLED})
-    except JournalInUseError:
-        return False
-    return True
 
 
 @contextmanager

@@ -83,13 +83,14 @@ class Tracker:
                 "Resume it, or choose another folder"
             )
         if journal.run is None:
-            journal.append(Kind.RUN, {"uid": uuid.uuid4().hex, "experiment": experiment, "name": run_name})
+            uid, parent_uid = uuid.uuid4().hex, header(parent)["uid"] if parent else None
+            journal.append(
+                Kind.RUN, {"uid": uid, "experiment": experiment, "name": run_name, "parent_uid": parent_uid}
+            )
         journal.append(Kind.START, {"pid": os.getpid(), "host": os.uname().nodename})
         uri = tracking_uri_of(run_folder, tracking_uri)
         tracker = cls(journal, None if uri == OFFLINE else Sender(run_folder, uri))
         tracker.tags({names.Tag.RUN_FOLDER: run_folder, names.Tag.RESTARTS: journal.num_starts - 1})
-        if parent is not None:
-            tracker.tags({names.Tag.PARENT_UID: header(parent)["uid"]})
         tracker.sync()
         return tracker
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from reid.evaluation.metrics import Labels, Retrieval, evaluate
+from reid.evaluation.metrics import Labels, Retrieval, evaluate, first_answers
 
 
 def naive(
@@ -145,6 +145,17 @@ def test_equal_similarities_keep_the_order_of_the_gallery():
     ahead = evaluate(np.ones((1, 3)), query, labels([1, 2, 3], [2, 2, 2]))
     behind = evaluate(np.ones((1, 3)), query, labels([2, 3, 1], [2, 2, 2]))
     assert (ahead.rank(1), behind.rank(1), behind.map) == (1.0, 0.0, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("remove_same_camera", [True, False])
+def test_the_first_answers_are_the_ranking_that_was_scored(remove_same_camera):
+    similarity, query, gallery = random_case(1, levels=4)
+    found = evaluate(similarity, query, gallery, remove_same_camera=remove_same_camera)
+    for q in np.flatnonzero(found.first_hit >= 0):
+        who = int(query.identity[q]), int(query.camera[q])
+        answers = first_answers(similarity[q], *who, gallery, 25, remove_same_camera=remove_same_camera)
+        hits = np.flatnonzero(gallery.identity[answers] == who[0])
+        assert (hits[0] if len(hits) else 25) == min(found.first_hit[q], 25)
 
 
 def test_rows_from_a_generator_score_like_the_matrix():

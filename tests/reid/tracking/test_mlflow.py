@@ -3,6 +3,7 @@
 import json
 import math
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mlflow import MlflowClient
 
 from reid.tracking import names
 from reid.tracking.journal import FILE_NAME
-from reid.tracking.mlflow import REFUSED_NAME, STATE_NAME, redacted
+from reid.tracking.mlflow import REFUSED_NAME, STATE_NAME, reap, redacted
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
 
@@ -155,6 +156,41 @@ def test_a_record_that_the_server_refuses_is_named_and_the_others_arrive(runs):
     assert found.history("train/loss") == [(1, 1.0)]
     (refused,) = [json.loads(line) for line in (runs / "a" / REFUSED_NAME).read_text().splitlines()]
     assert "seed" in refused["reason"]
+
+
+def test_a_child_hangs_below_its_parent_also_when_the_parent_comes_later(runs):
+    for name, parent in {"parent": None, "child": runs / "parent"}.items():
+        with Tracker.open(
+            runs / name, experiment="an experiment", run_name=name, tracking_uri=OFFLINE, parent=parent
+        ) as tracker:
+            tracker.metrics(1, {"mean/map": 0.5})
+    for name in ("child", "parent"):
+        sync(runs / name, tracking_uri_of(runs / name))
+    with Tracker.open(
+        runs / "child", experiment="an experiment", run_name="child", tracking_uri=OFFLINE, resume=True
+    ) as tracker:
+        tracker.metrics(2, {"mean/map": 0.6})
+    sync(runs / "child", tracking_uri_of(runs / "child"))
+    by_name = {run.info.run_name: run for run in Found(runs).runs}
+    assert by_name["child"].data.tags["mlflow.parentRunId"] == by_name["parent"].info.run_id
+    assert "mlflow.parentRunId" not in by_name["parent"].data.tags
+
+
+def test_runs_whose_node_vanished_are_closed_and_no_others(runs):
+    journal_of(runs / "ended")
+    sync(runs / "ended", tracking_uri_of(runs / "ended"))
+    client, experiment = Found(runs).client, Found(runs).experiment
+    now = int(time.time())
+    for name, beat in {"vanished": now - 1000, "alive": now - 10, "foreign": None}.items():
+        run = client.create_run(experiment, run_name=name)
+        if beat is not None:
+            client.set_tag(run.info.run_id, names.Tag.HEARTBEAT, str(beat))
+    assert reap(f"sqlite:///{runs}/mlflow.db", "an experiment", 300) == ["vanished"]
+    statuses = {run.info.run_name: run.info.status for run in Found(runs).runs}
+    expected = {"first try": "FINISHED", "vanished": "KILLED", "alive": "RUNNING", "foreign": "RUNNING"}
+    assert statuses == expected
+    with pytest.raises(ValueError, match="has no experiment 'other'"):
+        reap(f"sqlite:///{runs}/mlflow.db", "other", 300)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from reid.types import Direction
 
 ALL = [
     *chain(names.Metric, names.Param, names.Tag, names.ModelTag),
-    *(names.objective(term) for term in ("cov_id", "att_id", "def_id", "def_tri", "p_id")),
+    *(names.objective(term) for term in names.TERMS),
     *(names.rank(direction, k) for direction in Direction for k in names.RANKS),
     *(names.mean_average_precision(direction) for direction in Direction),
     *(names.mean_inverse_penalty(direction) for direction in Direction),

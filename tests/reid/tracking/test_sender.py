@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from reid.tracking import names
 from reid.tracking.journal import Kind, read
 from reid.tracking.mlflow import STATE_NAME
-from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, bury, sync
-from reid.tracking.tracker import OFFLINE, Status, Tracker
+from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, sync
+from reid.tracking.tracker import OFFLINE, Tracker
 
 from .conftest import wait_for
 
@@ -141,16 +141,6 @@ def test_a_watch_does_not_believe_in_the_dead():
     process.wait()
     assert not watch.is_alive()
     assert not Watch(process.pid).is_alive()
-
-
-def test_a_dead_trainer_is_buried_but_never_a_living_one(tmp_path):
-    tracker = Tracker.open(tmp_path, experiment="e", run_name="r", tracking_uri=OFFLINE)
-    code = f"from reid.tracking.sender import bury; from pathlib import Path; print(bury(Path({str(tmp_path)!r})))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
-    tracker._journal.close()
-    assert bury(tmp_path)
-    assert [r.data["status"] for r in read(tmp_path) if r.kind is Kind.FINISH] == [Status.KILLED]
 
 
 def test_a_run_is_sent_by_one_process_at_a_time(runs):

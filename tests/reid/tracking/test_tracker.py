@@ -153,8 +153,8 @@ def test_files_outside_of_the_run_folder_are_refused(tmp_path):
 def test_a_child_knows_its_parent(tmp_path):
     offline(tmp_path / "parent").finish(Status.FINISHED)
     offline(tmp_path / "child", parent=tmp_path / "parent").finish(Status.FINISHED)
-    tags = [record.data for record in records_of(tmp_path / "child", Kind.TAGS)]
-    assert {"parent_uid": header(tmp_path / "parent")["uid"]} in tags
+    assert header(tmp_path / "child")["parent_uid"] == header(tmp_path / "parent")["uid"]
+    assert header(tmp_path / "parent")["parent_uid"] is None
 
 
 def test_where_a_run_is_sent(tmp_path, monkeypatch):

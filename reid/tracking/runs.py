@@ -1,0 +1,136 @@
+"""What the journals of runs say, without a server: how they stand, their curves, and ends that nobody wrote.
+
+RUNS/*/journal.jsonl -> find -> summary | series
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.tracking import names
+from reid.tracking.journal import FILE_NAME, Journal, JournalInUseError, Kind, read
+from reid.tracking.tracker import MAX_TAG_CHARACTERS, Status
+
+HEARTBEAT_NAME = "heartbeat"
+RUNNING = "RUNNING"
+
+
+@dataclass
+class Summary:
+    """A run in short. `metrics` are the latest values; times are in seconds since 1970; `step` is -1 before the first."""
+
+    folder: Path
+    name: str = ""
+    experiment: str = ""
+    uid: str = ""
+    status: str = RUNNING
+    step: int = -1
+    started: float = 0.0
+    updated: float = 0.0
+    num_starts: int = 0
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """Folders of runs in and below a folder, by name."""
+    yield from sorted(journal.parent for journal in folder.rglob(FILE_NAME))
+
+
+def summary(run_folder: Path) -> Summary:
+    """How a run stands. Raises ValueError if the folder holds none, or a damaged journal."""
+    found = Summary(run_folder)
+    try:
+        for record in read(run_folder):
+            found.started = found.started or record.time
+            found.updated = record.time
+            found.step = max(found.step, record.step if record.step is not None else -1)
+            match record.kind:
+                case Kind.RUN:
+                    found.uid, found.name = record.data["uid"], record.data["name"]
+                    found.experiment = record.data["experiment"]
+                case Kind.START:
+                    found.status, found.num_starts = RUNNING, found.num_starts + 1
+                case Kind.PARAMS:
+                    found.params |= record.data
+                case Kind.TAGS:
+                    found.tags |= record.data
+                case Kind.METRICS:
+                    found.metrics |= record.data
+                case Kind.FINISH:
+                    found.status = record.data["status"]
+                case Kind.ARTIFACT | Kind.DATASET | Kind.CHECKPOINT:
+                    pass
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{run_folder}: no run here ({FILE_NAME} is missing). Name the folder of a run"
+        ) from error
+    return found
+
+
+def series(run_folder: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Every metric of a run: its steps, ascending, and its values."""
+    points: dict[str, dict[int, float]] = {}
+    for record in read(run_folder):
+        if record.kind is Kind.METRICS and record.step is not None:
+            for key, value in record.data.items():
+                points.setdefault(key, {})[record.step] = value
+    return {
+        key: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)]))
+        for key, at in sorted(points.items())
+    }
+
+
+def stage_starts(run_folder: Path) -> list[int]:
+    """Steps at which a later stage was first seen."""
+    steps, stages = series(run_folder).get(names.Metric.STAGE, (np.zeros(0, np.int64), np.zeros(0)))
+    return [int(step) for step in steps[1:][np.diff(stages) > 0]]
+
+
+def attach(run_folder: Path, files: Mapping[Path, str], tags: Mapping[str, object]) -> None:
+    """Add files (and the folder that each shall have in MLflow) and tags to a run that has ended. `sync` sends them.
+
+    Raises JournalInUseError while the run is being written, and ValueError for files outside the run folder.
+    """
+    with Journal.open(run_folder) as journal:
+        for path, folder in files.items():
+            inside = path.resolve().relative_to(run_folder.resolve()).as_posix()
+            journal.append(Kind.ARTIFACT, {"path": inside, "folder": folder})
+        journal.append(Kind.TAGS, {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in tags.items()})
+
+
+def bury(run_folder: Path, reason: str) -> bool:
+    """Write into the journal of a trainer that died without a word that it was killed. False if one is writing it."""
+    try:
+        with Journal.open(run_folder) as journal:
+            journal.append(Kind.TAGS, {names.Tag.ENDED_BY: reason})
+            journal.append(Kind.FINISH, {"status": Status.KILLED})
+    except JournalInUseError:
+        return False
+    return True
+
+
+def reap(runs: Sequence[Path], silent_seconds: float) -> list[Path]:
+    """Bury the runs that are said to run, are written by no one, and gave no sign of life for so long. Returns them."""
+    return [
+        run
+        for run in runs
+        if summary(run).status == RUNNING
+        and time.time() - _last_sign_of_life(run) > silent_seconds
+        and bury(run, "silence: its node has vanished")
+    ]
+
+
+def beat(run_folder: Path) -> None:
+    """Leave a sign of life beside the journal."""
+    (run_folder / HEARTBEAT_NAME).touch()
+
+
+def _last_sign_of_life(run_folder: Path) -> float:
+    signs = (run_folder / name for name in (FILE_NAME, HEARTBEAT_NAME))
+    return max(sign.stat().st_mtime for sign in signs if sign.exists())
