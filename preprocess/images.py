@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,9 +78,11 @@ def _orientation(data: bytes) -> int:
     if b"Exif\0\0" not in data[: 1 << 17]:
         return 1
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-            claimed = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # PIL only warns of EXIF data that it cannot read
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
+                claimed = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, UserWarning) as error:
         raise PictureError(f"its EXIF data is damaged: {error!r}") from error
     return claimed if claimed in _TURNS else 1
 

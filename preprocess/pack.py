@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 from zlib import crc32
 
 from webdataset import TarWriter
@@ -35,7 +35,7 @@ from preprocess.plan import (
     make_plan,
 )
 from preprocess.progress import Progress, silent
-from preprocess.publish import sync_folder, whole_file, write_whole
+from preprocess.publish import sync, whole_file, write_whole
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
 from preprocess.seal import seal
 from preprocess.vcm import BadTreeError
@@ -107,7 +107,7 @@ def pack(
         return Packed(out, False, written, len(shards) - written, {})
     description = seal(plan, stage, tree, synthesis, num_workers)
     stage.rename(out)
-    sync_folder(out.parent)
+    sync(out.parent)
     return Packed(out, True, written, len(plan.shards) - written, description)
 
 
@@ -152,8 +152,7 @@ def _write_shard(plan: Plan, folder: Path, shard: PlannedShard, advance: Callabl
     if is_finished(tar, plan.id):
         advance(plan.num_frames_of(shard))
         return False
-    with whole_file(tar) as file:
-        contents = _Contents(plan, shard, file)
+    with whole_file(tar) as file, _Contents(plan, shard, file) as contents:
         frames = _read_ahead(
             plan.root, [frame for each in plan.tracklets_of(shard) for frame in each.tracklet.frames]
         )
@@ -179,9 +178,20 @@ class _Contents:
         self._records: list[TrackletRecord] = []
         self._skipped: list[tuple[str, str]] = []
         self._position = 0
+        self._is_abandoned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A tar that was not ended would write its end when it is forgotten, into a file that is closed by then."""
+        self._is_abandoned = True
+        self._tar.close()
 
     def write(self, data: bytes) -> int:
         """What the tar writer calls."""
+        if self._is_abandoned:
+            return len(data)
         self._digest.update(data)
         return self._file.write(data)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from preprocess import workers
 from preprocess.plan import PLAN_FILE, Plan, PlannedShard, decisive
-from preprocess.publish import sweep, write_whole
+from preprocess.publish import sweep, sync, write_whole
 from preprocess.records import ShardRecord, describe, is_finished, write_tables
 from preprocess.statistics import count, differences
 from preprocess.vcm import Tree
-from reid.data.manifest import DESCRIPTION, Manifest, read_description, sha256
+from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ def seal(
             path.unlink()
     skipped: list[tuple[str, str]] = []
     write_tables(stage, _records(folder, plan.shards, skipped))
+    for table in TABLES:
+        sync(stage / table)
+    sync((stage / TABLES[0]).parent)
     fields: dict[str, Any] = {
         "name": plan.dataset,
         "synthetic": synthesis is not None,

@@ -67,16 +67,16 @@ def raw(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "raw")
 
 
-@pytest.fixture(name="write_tree")
+@pytest.fixture(scope="session", name="write_tree")
 def _write_tree() -> Callable[..., Path]:
     return write_tree
 
 
-@pytest.fixture(name="edit")
+@pytest.fixture(scope="session", name="edit")
 def _edit() -> Callable[[Path, int, str], None]:
     return edit
 
 
-@pytest.fixture(name="jpeg")
+@pytest.fixture(scope="session", name="jpeg")
 def _jpeg() -> Callable[..., bytes]:
     return jpeg

@@ -1,0 +1,417 @@
+import hashlib
+import json
+import os
+import signal
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import webdataset
+
+from preprocess.images import decode, read_header
+from preprocess.options import BadFrames, Check, Mixed, Mode, Options, Order, Size
+from preprocess.pack import Part, pack
+from preprocess.vcm import BadTreeError, read
+from preprocess.verify import verify
+from reid.data.manifest import Manifest
+from reid.data.shards import ShardReader
+from reid.types import Modality, Role, Split
+
+SMALL_SHARDS = Options(shard_mebibytes=1)
+
+
+def contents(root: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory, write_tree) -> Path:
+    """A tree whose pictures of noise fill several shards."""
+    root = write_tree(tmp_path_factory.mktemp("heavy") / "raw")
+    noise = np.random.default_rng(0)
+    for path in sorted(root.rglob("*.jpg")):
+        pixels = noise.integers(0, 256, (96, 64, 3), dtype=np.uint8)
+        path.write_bytes(simplejpeg.encode_jpeg(pixels, 97, colorsubsampling="444"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def reference(heavy, tmp_path_factory) -> dict[str, str]:
+    """What one undisturbed process makes of the heavy tree."""
+    out = tmp_path_factory.mktemp("reference") / "packed"
+    assert pack(heavy, out, SMALL_SHARDS).shards_written >= 3
+    return contents(out)
+
+
+def test_every_frame_keeps_its_bytes_its_place_and_its_name(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    reader = ShardReader(manifest)
+    tracklets = {(each.source, each.row): each for each in read(raw).tracklets}
+    assert len(manifest) == len(tracklets) == 20
+    for row in range(len(manifest)):
+        tracklet = tracklets[manifest.origin(row)]
+        frames = reader.read(row, range(len(tracklet.frames)))
+        assert frames == [(raw / frame).read_bytes() for frame in tracklet.frames]
+        assert manifest.frame_names(row) == list(tracklet.frames)
+        assert manifest.identity[row] == tracklet.identity
+        assert manifest.modality[row] == tracklet.modality
+        assert (manifest.camera[row], manifest.tracklet[row]) == (tracklet.camera, tracklet.tracklet)
+        assert (manifest.height[row], manifest.width[row]) == (16, 8)
+    reader.close()
+
+
+def test_labels_are_places_among_the_sorted_training_identities(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    train = manifest.rows(Role.TRAIN, minimum_frames=1)
+    assert dict(zip(manifest.identity[train].tolist(), manifest.label[train].tolist(), strict=True)) == {
+        1: 0,
+        2: 1,
+        4: 2,
+    }
+    assert set(manifest.label[manifest.rows(Role.QUERY)].tolist()) == {-1}
+    assert manifest.num_identities == 3
+
+
+def test_short_tracklets_are_packed_and_left_to_readers(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options(minimum_frames=6))
+    manifest = Manifest.open(tmp_path / "packed")
+    assert manifest.minimum_frames == 6
+    assert len(manifest.rows(Role.TRAIN)) == 6
+    assert len(manifest.rows(Role.TRAIN, minimum_frames=1)) == 12
+    assert manifest.counts["train"]["visible"] == {
+        "identities": 3,
+        "tracklets": 6,
+        "long_tracklets": 3,
+        "frames": 57,
+    }
+
+
+def test_stock_webdataset_reads_the_shards(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    shards = [str(shard.path) for shard in manifest.shards]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in samples] == [manifest.key(row) for row in range(len(manifest))]
+    reader = ShardReader(manifest)
+    for row, sample in enumerate(samples):
+        described = json.loads(sample["json"])
+        assert described["identity"] == manifest.identity[row]
+        assert Modality[described["modality"].upper()] == manifest.modality[row]
+        frames = [sample[name] for name in sorted(sample) if name.endswith(".jpg")]
+        assert frames == reader.read(row, range(described["num_frames"]))
+    reader.close()
+
+
+def test_a_shard_is_a_plain_archive_of_read_only_files_of_nobody(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options())
+    with tarfile.open(Manifest.open(tmp_path / "packed").shards[0].path) as tar:
+        members = tar.getmembers()
+    assert members[0].name == "train/00001/infrared-c02-000001.json"
+    assert members[1].name == "train/00001/infrared-c02-000001.000.jpg"
+    assert {(each.type, each.mode, each.mtime, each.uid, each.gid, each.uname) for each in members} == {
+        (tarfile.REGTYPE, 0o444, 0, 0, 0, "")
+    }
+    assert not any(each.pax_headers for each in members)
+
+
+def test_resizing_gives_every_frame_the_size_and_records_what_did_it(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options(mode=Mode.RESIZE, size=Size(8, 4), quality=90))
+    manifest = Manifest.open(tmp_path / "packed")
+    reader = ShardReader(manifest)
+    assert set(manifest.height.tolist()) == {8}
+    assert set(manifest.width.tolist()) == {4}
+    frame = reader.read(0, [0])[0]
+    assert decode(frame, read_header(frame)).shape == (8, 4, 3)
+    libraries = manifest.description["options"]["libraries"]
+    assert libraries["resample"] == "bilinear"
+    assert libraries["pil"].startswith("pillow")
+    reader.close()
+
+
+def test_a_copy_depends_on_no_library_and_on_no_choice_about_resizing(raw, tmp_path):
+    pack(raw, tmp_path / "one", Options(quality=50, size=Size(8, 4)))
+    pack(raw, tmp_path / "other", Options())
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+    assert "libraries" not in Manifest.open(tmp_path / "one").description["options"]
+
+
+def test_several_workers_write_the_same_bytes_as_one(heavy, reference, tmp_path):
+    told: list[tuple[int, int]] = []
+    pack(heavy, tmp_path / "packed", SMALL_SHARDS, num_workers=3, progress=lambda *done: told.append(done))
+    assert contents(tmp_path / "packed") == reference
+    assert told[-1] == (190, 190)
+
+
+def test_parts_and_a_seal_write_the_same_bytes_as_one_process(heavy, reference, tmp_path):
+    out = tmp_path / "packed"
+    for number in (3, 1):
+        packed = pack(heavy, out, SMALL_SHARDS, part=Part(number, 3))
+        assert not packed.sealed
+        assert not out.exists()
+    with pytest.raises(ValueError, match=r"of \d shards are not written yet, the first is hitsz-vcm-"):
+        pack(heavy, out, SMALL_SHARDS, seal_only=True)
+    pack(heavy, out, SMALL_SHARDS, part=Part(2, 3))
+    assert pack(heavy, out, SMALL_SHARDS, seal_only=True).sealed
+    assert contents(out) == reference
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a forked process; its exit code, or minus the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def dying_at(call: int, function: str) -> None:
+    """From now on, the `call`-th call of a function of `os` kills this process like a power cut."""
+    real = getattr(os, function)
+    calls = 0
+
+    def counting(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+
+    setattr(os, function, counting)
+
+
+@pytest.mark.slow
+def test_a_pack_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(heavy, reference, tmp_path):
+    killed = 0
+    for function, step in (("fsync", 1), ("replace", 1), ("open", 23)):
+        for number in range(1, 1_000, step):
+            out = tmp_path / f"{function}-{number}"
+
+            def die(number: int = number, function: str = function, out: Path = out) -> None:
+                dying_at(number, function)
+                pack(heavy, out, SMALL_SHARDS)
+
+            code = in_child(die)
+            assert code in (0, -signal.SIGKILL)
+            if code == 0:
+                break
+            killed += 1
+            assert not out.exists() or contents(out) == reference
+            pack(heavy, out, SMALL_SHARDS)
+            assert contents(out) == reference
+            assert not out.with_name(f"{out.name}.partial").exists()
+    assert killed > 20
+
+
+def test_finished_shards_are_kept_when_a_pack_goes_on(heavy, reference, tmp_path):
+    out = tmp_path / "packed"
+
+    def stop(done: int, total: int) -> None:
+        if done > total * 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(heavy, out, SMALL_SHARDS, progress=stop)
+    packed = pack(heavy, out, SMALL_SHARDS)
+    assert packed.shards_kept >= 1
+    assert packed.shards_kept + packed.shards_written == len(
+        [name for name in reference if name.endswith(".tar")]
+    )
+    assert contents(out) == reference
+
+
+def test_the_same_pack_again_is_no_work_and_another_one_is_refused(raw, tmp_path):
+    out = tmp_path / "packed"
+    pack(raw, out, Options())
+    before = contents(out)
+    assert pack(raw, out, Options()).shards_written == 0
+    with pytest.raises(ValueError, match="exists and holds the pack of another tree or of other options"):
+        pack(raw, out, Options(minimum_frames=5))
+    assert contents(out) == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_an_empty_one_is_used(raw, tmp_path):
+    out = tmp_path / "packed"
+    out.mkdir()
+    pack(raw, out, Options())
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("words")
+    with pytest.raises(ValueError, match="exists and holds something else"):
+        pack(raw, tmp_path / "thesis", Options())
+
+
+def test_an_unfinished_pack_with_other_options_is_not_mixed_with_this_one(heavy, tmp_path):
+    out = tmp_path / "packed"
+    pack(heavy, out, SMALL_SHARDS, part=Part(1, 2))
+    with pytest.raises(ValueError, match="holds an unfinished pack of another tree, with other options"):
+        pack(heavy, out, Options(shard_mebibytes=1, minimum_frames=4), part=Part(2, 2))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def make_link(path: Path) -> None:
+    target = path.rename(path.with_name("moved"))
+    path.symlink_to(target)
+
+
+def make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (Path.unlink, r"0003/rgb/D1/7\.jpg \(row 3 of track_test_info\.txt\): No such file"),
+        (lambda path: path.write_bytes(b""), r"7\.jpg \(row 3 of track_test_info\.txt\): 0 bytes"),
+        (
+            lambda path: path.write_bytes(b"GIF89a..."),
+            r"7\.jpg \(row 3 of track_test_info\.txt\): not a JPEG",
+        ),
+        (cut_short, r"7\.jpg \(row 3 of track_test_info\.txt\): the JPEG header is damaged"),
+        (make_link, r"7\.jpg \(row 3 of track_test_info\.txt\): is a link"),
+        (make_device, r"7\.jpg \(row 3 of track_test_info\.txt\): is a link"),
+        (make_fifo, r"7\.jpg \(row 3 of track_test_info\.txt\): is not a regular file"),
+    ],
+)
+def test_a_bad_picture_is_named_with_its_row_and_nothing_is_left_behind(
+    raw, tmp_path, damage, reason, num_workers
+):
+    damage(raw / "0003/rgb/D1/7.jpg")
+    with pytest.raises(BadTreeError, match=reason):
+        pack(raw, tmp_path / "packed", Options(), num_workers=num_workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_all_missing_pictures_are_told_at_once(raw, tmp_path):
+    for frame in (3, 9):
+        (raw / f"0001/rgb/D1/{frame}.jpg").unlink()
+    with pytest.raises(BadTreeError, match=r"(?s)D1/3\.jpg.*D1/9\.jpg"):
+        pack(raw, tmp_path / "packed", Options())
+
+
+def test_bad_pictures_can_be_left_out_and_are_recorded(raw, tmp_path):
+    cut_short(raw / "0003/rgb/D1/7.jpg")
+    for frame in range(15, 20):
+        cut_short(raw / f"0001/ir/D2/{frame}.jpg")
+    out = tmp_path / "packed"
+    packed = pack(raw, out, Options(bad_frames=BadFrames.SKIP))
+    skipped = packed.description["source"]["skipped_frames"]
+    assert [name for name, _ in skipped][-1] == "0003/rgb/D1/7.jpg"
+    assert len(skipped) == 6
+    manifest = Manifest.open(out)
+    assert len(manifest) == 19
+    assert sorted(manifest.num_frames.tolist())[-10:] == [13] + [14] * 9
+    assert verify(out).damages == []
+
+
+def test_the_header_check_is_recorded_and_claims_no_grey(raw, tmp_path):
+    pack(raw, tmp_path / "packed", Options(check=Check.HEADER))
+    manifest = Manifest.open(tmp_path / "packed")
+    assert not manifest.is_gray.any()
+    assert manifest.description["options"]["check"] == "header"
+
+
+def test_a_tree_that_changes_while_it_is_packed_is_an_error(heavy, tmp_path):
+    out = tmp_path / "packed"
+    pack(heavy, out, SMALL_SHARDS, part=Part(1, 4))
+    plan = tmp_path / "packed.partial/plan.json"
+    fields = json.loads(plan.read_bytes())
+    for shard in fields["shards"]:
+        shard[3] += 512
+    plan.write_text(json.dumps(fields))
+    with pytest.raises(RuntimeError, match="the raw tree changes while it is packed"):
+        pack(heavy, out, SMALL_SHARDS, part=Part(2, 4))
+
+
+def test_a_shard_that_is_not_on_disk_as_it_was_written_is_found_by_the_seal_and_written_anew(
+    heavy, reference, tmp_path
+):
+    out = tmp_path / "packed"
+    pack(heavy, out, SMALL_SHARDS, part=Part(1, 1))
+    tar = next((tmp_path / "packed.partial/shards").glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[5_000] ^= 1
+    tar.chmod(0o644)
+    tar.write_bytes(data)
+    with pytest.raises(RuntimeError, match="what lies on disk is not what was written"):
+        pack(heavy, out, SMALL_SHARDS, seal_only=True)
+    assert not out.exists()
+    pack(heavy, out, SMALL_SHARDS)
+    assert contents(out) == reference
+
+
+def test_tracklets_with_the_same_numbers_get_keys_of_their_own(raw, tmp_path, edit):
+    for line in range(15, 20):
+        edit(raw / "train_name.txt", line, f"0001M1D2T1F{line}.jpg")
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    keys = [manifest.key(row) for row in range(len(manifest))]
+    assert keys[:2] == ["train/00001/infrared-c02-000001", "train/00001/infrared-c02-000001-2"]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_hash_order_mixes_identities_and_keeps_splits_apart(heavy, tmp_path):
+    pack(heavy, tmp_path / "packed", Options(order=Order.HASH, shard_mebibytes=1))
+    manifest = Manifest.open(tmp_path / "packed")
+    train = manifest.identity[manifest.rows(Role.TRAIN, minimum_frames=1)].tolist()
+    assert train != sorted(train)
+    assert manifest.split.tolist() == sorted(manifest.split.tolist())
+    assert all(shard.path.name.split("-")[-4] in set(Split) for shard in manifest.shards)
+
+
+def test_the_order_of_rows_in_the_index_does_not_matter_for_labels_and_keys(raw, tmp_path):
+    pack(raw, tmp_path / "one", Options())
+    path = raw / "track_train_info.txt"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())) + "\n")
+    pack(raw, tmp_path / "other", Options())
+    one, other = Manifest.open(tmp_path / "one"), Manifest.open(tmp_path / "other")
+    assert [one.key(row) for row in range(20)] == [other.key(row) for row in range(20)]
+    assert one.label.tolist() == other.label.tolist()
+    assert [shard.sha256 for shard in one.shards] == [shard.sha256 for shard in other.shards]
+
+
+def test_a_synthetic_tree_says_so_in_its_pack(raw, tmp_path):
+    (raw / "synthetic.json").write_text(json.dumps({"generator_version": 1, "seed": 3, "parameters": {}}))
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    assert manifest.synthetic
+    assert manifest.name == "synthetic-vcm"
+    assert manifest.description["source"]["synthesis"]["seed"] == 3
+    assert manifest.description["source"]["differences"] == []
+
+
+def test_a_real_tree_is_compared_with_the_published_counts(raw, tmp_path):
+    packed = pack(raw, tmp_path / "packed", Options(mixed=Mixed.DROP))
+    assert not Manifest.open(tmp_path / "packed").synthetic
+    differences = packed.description["source"]["differences"]
+    assert differences[0].startswith("train infrared identities: 500 published, 3 found;")
+    assert len(differences) == 14
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/5", "٣/٣"])
+def test_a_part_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="expected I/N"):
+        Part.parse(text)
+
+
+def test_options_out_of_range_are_told_together():
+    with pytest.raises(ValueError, match=r"quality must be 1 to 100, found 0; height must be"):
+        Options(quality=0, size=Size(0, 144))
