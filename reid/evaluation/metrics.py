@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 class Labels(NamedTuple):
     """Who is seen, and by which camera: two integer arrays of one length, (Q,) or (G,)."""
 
-    identity: NDArray[np.int64]
-    camera: NDArray[np.int64]
+    identity: NDArray[np.integer]
+    camera: NDArray[np.integer]
 
 
 class Chance(NamedTuple):
