@@ -35,8 +35,9 @@ def write(
     figures = {
         "retrieval.png": pictures.retrieval_sheet(panels, synthetic=synthetic),
         "cmc.png": pictures.cmc_curves({name: evaluation.results}, synthetic=synthetic),
-        "distances.png": pictures.distance_histograms(distances(evaluation, manifest), synthetic=synthetic),
     }
+    if pairs := distances(evaluation, manifest):
+        figures["distances.png"] = pictures.distance_histograms(pairs, synthetic=synthetic)
     return _saved(folder, figures)
 
 
@@ -90,7 +91,7 @@ def middle_frames(manifest: Manifest, rows: Rows, height: int, width: int) -> Pi
 def distances(evaluation: Evaluation, manifest: Manifest) -> dict[str, tuple[Numbers, Numbers]]:
     """Cosine distances of positive and negative pairs, within each modality and across.
 
-    Pairs of one person in one camera are left out, as they would be easy. At most `MAX_CLIPS` a modality, evenly spaced.
+    Pairs of one person in one camera are left out, as they would be easy; so is a panel without any pair. At most `MAX_CLIPS` a modality, evenly spaced.
     """
     infrared, visible = _thinned(evaluation.query), _thinned(evaluation.gallery)
     pairs = {
