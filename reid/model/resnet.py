@@ -9,9 +9,11 @@ interface and is small enough for a laptop.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -118,11 +120,19 @@ def pretrained(source: str, backbone: str) -> dict[str, Tensor] | None:
         raise ValueError(
             f"model.weights: {path} does not exist; give `imagenet`, `none` or a .pth or .safetensors file"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # noqa: PLC0415  (only this form of file needs it)
-
-        return dict(load_file(path))
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (EOFError, LookupError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"model.weights: {path} is no file of weights, or a damaged one: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(
+            f"model.weights: {path} holds no plain mapping of names to tensors; save `network.state_dict()` alone"
+        )
+    return dict(found)
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
@@ -133,7 +143,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     weights = ResNet50_Weights.IMAGENET1K_V1
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (URLError, OSError) as error:
+    except OSError as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(
             f"model.weights: the ImageNet weights could not be fetched ({error}). Without a network, download\n"

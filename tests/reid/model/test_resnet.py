@@ -1,0 +1,164 @@
+"""reid/model/resnet.py: the trunk is torchvision's ResNet, and its weights land where they should or nowhere."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.models import resnet50
+
+from reid.model.resnet import ARCHITECTURES, Layers, Stem, load_pretrained, pretrained
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    """A whole resnet50 of torchvision, its batch normalisations not as they are born."""
+    torch.manual_seed(0)
+    network = resnet50(weights=None)
+    for name, value in network.state_dict().items():
+        if "running_mean" in name:
+            value.normal_(std=0.1)
+    return network.state_dict()
+
+
+@pytest.fixture(scope="module")
+def file(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    torch.save(weights, path)
+    return path
+
+
+@torch.no_grad()
+def test_stem_and_layers_with_its_weights_are_the_resnet50_of_torchvision(weights: dict[str, Tensor]) -> None:
+    reference = resnet50(weights=None).eval()
+    reference.load_state_dict(weights)
+    stem, layers = Stem(ARCHITECTURES["resnet50"]).eval(), Layers(ARCHITECTURES["resnet50"], 2).eval()
+    load_pretrained(weights, stem, layers)
+    frames = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    entered = reference.maxpool(reference.relu(reference.bn1(reference.conv1(frames))))
+    expected = reference.layer4(reference.layer3(reference.layer2(reference.layer1(entered))))
+    result = layers(stem(frames[:1], frames[1:]))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("backbone", "features"), [("resnet50", 2048), ("thin", 128)])
+@pytest.mark.parametrize(("last_stride", "rows"), [(1, 18), (2, 9)])
+def test_a_picture_of_the_paper_becomes_a_map_of_18_rows_or_9(
+    backbone: str, features: int, last_stride: int, rows: int
+) -> None:
+    architecture = ARCHITECTURES[backbone]
+    with torch.device("meta"):
+        frames = torch.empty(1, 3, 288, 144)
+        entered = Stem(architecture)(frames, frames)
+        layers = Layers(architecture, last_stride)
+        shallow = layers.shallow(entered)
+        deep = layers(entered)
+    assert entered.shape == (2, architecture.channels(0), 72, 36)
+    assert shallow.shape == (2, architecture.channels(3), 18, 9)
+    assert deep.shape == (2, features, rows, 9 if last_stride == 1 else 5)
+    assert architecture.channels(4) == features
+
+
+@torch.no_grad()
+def test_the_stems_of_the_modalities_share_nothing() -> None:
+    stem = Stem(ARCHITECTURES["thin"]).eval()
+    frames = torch.randn(2, 3, 16, 8)
+    before = stem(frames, frames)
+    for parameter in stem.infrared.parameters():
+        parameter.add_(1)
+    after = stem(frames, frames)
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.equal(before[2:], after[2:])
+
+
+def test_pretrained_weights_land_in_both_stems_and_every_trunk(
+    file: Path, weights: dict[str, Tensor]
+) -> None:
+    architecture = ARCHITECTURES["resnet50"]
+    stem, trunks = Stem(architecture), [Layers(architecture), Layers(architecture)]
+    found = pretrained(str(file), "resnet50")
+    assert found is not None
+    load_pretrained(found, stem, *trunks)
+    for module in (stem.visible, stem.infrared):
+        assert {name for name, _ in module.named_parameters()} == {"conv1.weight", "bn1.weight", "bn1.bias"}
+        assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    for trunk in trunks:
+        assert set(trunk.state_dict()) == {name for name in weights if name.startswith("layer")}
+        assert all(torch.equal(value, weights[name]) for name, value in trunk.state_dict().items())
+
+
+def test_a_safetensors_file_holds_the_same_weights(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    stem_only = {name: value for name, value in weights.items() if name.startswith(("conv1", "bn1"))}
+    save_file(stem_only, tmp_path / "stem.safetensors")
+    found = pretrained(str(tmp_path / "stem.safetensors"), "resnet50")
+    assert found is not None
+    assert found.keys() == stem_only.keys()
+    assert all(torch.equal(found[name], stem_only[name]) for name in found)
+
+
+def test_no_weights_are_none() -> None:
+    assert pretrained("none", "resnet50") is None
+
+
+def test_weights_of_another_shape_are_an_error_that_names_them(weights: dict[str, Tensor]) -> None:
+    thin = ARCHITECTURES["thin"]
+    with pytest.raises(ValueError, match=r"model\.weights do not fit the backbone(.|\n)*conv1\.weight"):
+        load_pretrained(weights, Stem(thin), Layers(thin))
+
+
+def test_missing_weights_are_an_error_that_names_them(weights: dict[str, Tensor]) -> None:
+    resnet = ARCHITECTURES["resnet50"]
+    partial = {name: value for name, value in weights.items() if name != "layer3.4.conv2.weight"}
+    with pytest.raises(ValueError, match=r"layer3\.4\.conv2\.weight|4\.conv2\.weight"):
+        load_pretrained(partial, Stem(resnet), Layers(resnet))
+
+
+def test_a_file_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.weights: .*absent\.pth does not exist; give `imagenet`"):
+        pretrained(str(tmp_path / "absent.pth"), "resnet50")
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"these are no weights" * 50], ids=["empty", "text"])
+def test_a_file_of_something_else_is_an_error_that_names_it(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"model\.weights: .*{name} (is|holds) no"):
+        pretrained(str(tmp_path / name), "resnet50")
+
+
+def test_a_file_of_something_that_is_no_state_dict_is_an_error_that_names_it(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"model\.weights: .*list\.pth holds no"):
+        pretrained(str(tmp_path / "list.pth"), "resnet50")
+
+
+def test_imagenet_weights_exist_for_resnet50_only() -> None:
+    with pytest.raises(ValueError, match=r"no ImageNet weights for the backbone 'thin'; use `none`"):
+        pretrained("imagenet", "thin")
+
+
+def test_imagenet_without_a_network_says_what_to_download_and_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    """And with the file at that place, no network is needed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    with pytest.raises(ValueError, match=r"could not be fetched") as caught:
+        pretrained("imagenet", "resnet50")
+    url, place = (line.strip() for line in str(caught.value).splitlines() if line.startswith("  "))
+    assert url.startswith("https://")
+    assert url.endswith("resnet50-0676ba61.pth")
+    assert place.startswith(str(tmp_path))
+    assert "--model.weights" in str(caught.value)
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    Path(place).symlink_to(file)
+    assert "layer4.2.conv3.weight" in (pretrained("imagenet", "resnet50") or {})
