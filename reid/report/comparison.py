@@ -43,7 +43,10 @@ def listing(runs: Sequence[Summary]) -> Table:
             run.params.get(names.Param.VARIANT, NOTHING),
             run.params.get(names.Param.SEED, NOTHING),
             f"{max(run.step, 0):,}",
-            *(_score(run, key) for key in (*map(_rank1, Direction), names.Metric.MEAN_MAP)),
+            *(
+                _score(run, key)
+                for key in (*(names.rank(direction, 1) for direction in Direction), names.Metric.MEAN_MAP)
+            ),
             _age(run.updated),
             str(run.folder),
         )
@@ -76,21 +79,20 @@ def differences(runs: Sequence[Summary]) -> Table:
     return Table("Differences", ("parameter", *(run.name for run in runs)), differing, notes)
 
 
-def scores(runs: Sequence[Summary]) -> Table:
-    """Latest scores of both directions in percent, mean and sample deviation over the seeds of equal runs."""
-    keys = _score_names()
+def scores(runs: Sequence[Summary], direction: Direction) -> Table:
+    """Latest scores of a direction in percent: mean and sample deviation over the seeds of otherwise equal runs."""
+    columns = {
+        **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
+        "mAP": names.mean_average_precision(direction),
+        "mINP": names.mean_inverse_penalty(direction),
+    }
     rows = [
-        (label, str(len(members)), *(_mean_and_deviation(members, key) for key in keys))
+        (label, str(len(members)), *(_mean_and_deviation(members, key) for key in columns.values()))
         for label, members in _groups(runs)
     ]
-    directions = " and ".join(map(title_of, Direction))
-    notes = (f"Percent, mean (deviation over seeds); {directions}; the latest evaluation of each run.",)
-    columns = (
-        "",
-        "seeds",
-        *(key.replace("_to_", "-").replace("infrared", "IR").replace("visible", "VIS") for key in keys),
-    )
-    return Table(labelled("Scores", any(map(_is_synthetic, runs))), columns, tuple(rows), notes)
+    notes = ("Percent: mean (deviation over seeds), from the latest evaluation of each run.",)
+    title = labelled(title_of(direction), any(map(_is_synthetic, runs)))
+    return Table(title, ("", "seeds", *columns), tuple(rows), notes)
 
 
 def as_records(runs: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -111,17 +113,6 @@ def _groups(runs: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
         yield ", ".join(words) or members[0].name, members
 
 
-def _score_names() -> list[str]:
-    return [
-        name
-        for direction in Direction
-        for name in (
-            *(names.rank(direction, k) for k in names.RANKS),
-            names.mean_average_precision(direction),
-        )
-    ]
-
-
 def _mean_and_deviation(runs: Sequence[Summary], key: str) -> str:
     values = [run.metrics[key] for run in runs if key in run.metrics]
     if not values:
@@ -132,10 +123,6 @@ def _mean_and_deviation(runs: Sequence[Summary], key: str) -> str:
 
 def _score(run: Summary, key: str) -> str:
     return percent(run.metrics[key]) if key in run.metrics else NOTHING
-
-
-def _rank1(direction: Direction) -> str:
-    return names.rank(direction, 1)
 
 
 def _is_synthetic(run: Summary) -> bool:
