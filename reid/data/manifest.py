@@ -212,12 +212,15 @@ class Manifest:
 
     def _place_frames(self) -> NDArray[np.int64]:
         """The place of each tracklet's first frame in the record batch of its shard. (rows,)"""
-        expected = np.repeat(np.arange(len(self.shards)), [shard.num_tracklets for shard in self.shards])
-        if not np.array_equal(self.shard, expected) or (self.num_frames < 1).any():
-            raise ValueError(f"{self.root}: the tables of the manifest contradict each other. {_REMEDY}")
+        owner = np.repeat(np.arange(len(self.shards)), [shard.num_tracklets for shard in self.shards])
         ends = np.cumsum(self.num_frames, dtype=np.int64)
         starts = ends - self.num_frames
-        return starts - starts[[shard.first_row for shard in self.shards]][self.shard]
+        firsts = starts[[shard.first_row for shard in self.shards]]
+        claimed = [shard.num_frames for shard in self.shards]
+        agree = np.array_equal(self.shard, owner) and np.diff(firsts, append=ends[-1:]).tolist() == claimed
+        if not agree or (self.num_frames < 1).any():
+            raise ValueError(f"{self.root}: the tables of the manifest contradict each other. {_REMEDY}")
+        return starts - firsts[self.shard]
 
 
 _REMEDY = "Run `python -m preprocess verify` on it, and pack it again if it is damaged."

@@ -1,0 +1,315 @@
+import hashlib
+import json
+import multiprocessing
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reid.data.manifest import (
+    DESCRIPTION,
+    FORMAT,
+    FRAMES,
+    SHARDS,
+    TABLES,
+    TRACKLETS,
+    VERSION,
+    Manifest,
+    read_description,
+    sha256,
+)
+from reid.types import Modality, Role
+
+
+@pytest.fixture
+def copy(painted_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(painted_root, tmp_path / "copy"))
+
+
+def change_description(root: Path, **fields: object) -> None:
+    path = root / DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
+
+
+def sign(root: Path) -> None:
+    """Write the digests of the tables as they are now into dataset.json, as a forger would."""
+    files = {
+        table: {"nbytes": (root / table).stat().st_size, "sha256": sha256(root / table)} for table in TABLES
+    }
+    change_description(root, files=files)
+
+
+def forge(root: Path, table: str, column: str, values: list[object]) -> None:
+    path = root / table
+    content = pq.read_table(path)
+    place = content.schema.get_field_index(column)
+    pq.write_table(
+        content.set_column(place, column, pa.array(values, content.schema.field(column).type)), path
+    )
+    sign(root)
+
+
+def test_columns_agree_with_the_table_read_by_stock_pyarrow(painted):
+    table = pq.read_table(painted.root / TABLES[1])
+    for name in (
+        "identity",
+        "label",
+        "modality",
+        "camera",
+        "tracklet",
+        "num_frames",
+        "width",
+        "height",
+        "is_gray",
+    ):
+        assert getattr(painted, name).tolist() == table[name].to_pylist()
+    assert [painted.key(row) for row in range(len(painted))] == table["key"].to_pylist()
+    assert [list(Role)[code].value for code in painted.role] == table["role"].to_pylist()
+
+
+def test_rows_are_those_of_role_modality_and_length_in_manifest_order(painted):
+    assert painted.rows(Role.TRAIN, Modality.INFRARED).tolist() == [
+        row
+        for row in range(len(painted))
+        if painted.key(row).startswith("train/")
+        and "infrared" in painted.key(row)
+        and painted.num_frames[row] >= 12
+    ]
+    short = np.setdiff1d(painted.rows(Role.TRAIN, minimum_frames=1), painted.rows(Role.TRAIN))
+    assert painted.num_frames[short].tolist() == [5]
+    assert painted.rows(Role.QUERY, Modality.VISIBLE).size == 0
+    assert painted.rows(Role.TRAIN).dtype == np.int64
+
+
+def test_frames_are_views_of_the_mapped_table_with_a_name_each(painted):
+    frames = painted.frames(3)
+    assert len(frames.offset) == len(frames.size) == len(frames.crc32) == painted.num_frames[3]
+    assert frames.offset.base is not None
+    assert not frames.offset.flags.writeable
+    assert (np.diff(frames.offset) >= frames.size[:-1] + 512).all()
+    names = painted.frame_names(3)
+    assert len(set(names)) == len(names) == painted.num_frames[3]
+
+
+def test_the_id_of_a_data_set_is_the_digest_of_its_description(painted):
+    assert painted.digest == hashlib.sha256((painted.root / DESCRIPTION).read_bytes()).hexdigest()
+
+
+def test_a_pickled_manifest_is_opened_again(painted):
+    again = pickle.loads(pickle.dumps(painted))
+    assert again.digest == painted.digest
+    assert again.frames(2).offset.tolist() == painted.frames(2).offset.tolist()
+
+
+def crc_sum(manifest: Manifest, queue: "multiprocessing.SimpleQueue[int]") -> None:
+    queue.put(sum(int(manifest.frames(row).crc32.sum()) for row in range(len(manifest))))
+
+
+def test_a_forked_worker_reads_the_manifest_of_its_parent(painted):
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    worker = context.Process(target=crc_sum, args=(painted, queue))
+    worker.start()
+    found = queue.get()
+    worker.join()
+    assert found == sum(int(painted.frames(row).crc32.sum()) for row in range(len(painted)))
+
+
+def test_a_folder_that_is_no_data_set_is_told_how_to_become_one(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"not a packed data set: there is no dataset\.json.*preprocess pack"
+    ):
+        Manifest.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}",
+        b'{"format": 1, "version": 2}',
+        pickle.dumps({"format": FORMAT}),
+    ],
+)
+def test_a_description_that_is_none_is_refused(copy, content):
+    (copy / DESCRIPTION).write_bytes(content)
+    with pytest.raises(ValueError, match=r"dataset\.json"):
+        Manifest.open(copy)
+
+
+def test_another_version_is_refused_with_both_numbers(copy):
+    change_description(copy, version=VERSION + 1)
+    with pytest.raises(ValueError, match=rf"version {VERSION}, found .* version {VERSION + 1}"):
+        Manifest.open(copy)
+
+
+@pytest.mark.parametrize("field", ["name", "synthetic", "counts", "protocol", "files"])
+def test_a_missing_field_of_the_description_is_named(copy, field):
+    fields = json.loads((copy / DESCRIPTION).read_bytes())
+    del fields[field]
+    (copy / DESCRIPTION).write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=field):
+        read_description(copy)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_missing_or_cut_table_is_named(copy, table):
+    data = (copy / table).read_bytes()
+    (copy / table).write_bytes(data[:-1])
+    with pytest.raises(
+        ValueError, match=f"{table}: expected {len(data):,} bytes, but it has {len(data) - 1:,}"
+    ):
+        Manifest.open(copy)
+    (copy / table).unlink()
+    with pytest.raises(ValueError, match=f"{table}: .* it is missing"):
+        Manifest.open(copy)
+
+
+@pytest.mark.parametrize("table", TABLES[:2])
+def test_a_changed_byte_in_a_table_is_found_when_it_is_opened(copy, table):
+    data = bytearray((copy / table).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / table).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{table}: its sha256"):
+        Manifest.open(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../etc/passwd",
+        "/etc/passwd",
+        "pipe:touch /tmp/pwned",
+        "http://host/x-train-000000-of-000001.tar",
+        "a.tar",
+        "",
+    ],
+)
+def test_a_shard_is_never_opened_by_a_name_that_leads_elsewhere(copy, name):
+    forge(copy, TABLES[0], "name", [name, *pq.read_table(copy / TABLES[0])["name"].to_pylist()[1:]])
+    with pytest.raises(ValueError, match="is not the name of a shard"):
+        Manifest.open(copy)
+
+
+@pytest.mark.parametrize("value", [-1, 1, 99])
+def test_tracklets_in_a_shard_that_is_not_theirs_are_refused(copy, value):
+    shards = pq.read_table(copy / TABLES[1])["shard"].to_pylist()
+    forge(copy, TABLES[1], "shard", [value, *shards[1:]])
+    with pytest.raises(ValueError, match="contradict each other"):
+        Manifest.open(copy)
+
+
+@pytest.mark.parametrize("claimed", [10**6, 0, -3])
+def test_tracklets_that_claim_other_numbers_of_frames_than_there_are_are_refused(copy, claimed):
+    counts = pq.read_table(copy / TABLES[1])["num_frames"].to_pylist()
+    forge(copy, TABLES[1], "num_frames", [*counts[:-1], claimed])
+    with pytest.raises(ValueError, match="contradict each other"):
+        Manifest.open(copy)
+
+
+def test_columns_of_another_kind_are_refused(copy):
+    table = pq.read_table(copy / TABLES[1])
+    pq.write_table(table.drop_columns(["camera"]), copy / TABLES[1])
+    sign(copy)
+    with pytest.raises(ValueError, match="expected the columns"):
+        Manifest.open(copy)
+
+
+def write_large(root: Path, num_shards: int, tracklets: int, frames: int) -> None:
+    """A manifest of `num_shards * tracklets * frames` frames, without their pixels."""
+    (root / "manifest").mkdir(parents=True)
+    size = np.full(tracklets * frames, 14_000, dtype=np.int32)
+    place = np.arange(tracklets * frames, dtype=np.int64) * 14_848
+    names = pa.array(np.char.add("0001/rgb/D1/", np.arange(tracklets * frames).astype(str)).tolist())
+    columns = {
+        "num_frames": np.full(tracklets, frames, dtype=np.int32),
+        "width": np.full(tracklets, 144, dtype=np.int32),
+        "height": np.full(tracklets, 288, dtype=np.int32),
+        "modality": 1 + np.arange(tracklets, dtype=np.int8) % 2,
+        "is_gray": np.zeros(tracklets, dtype=bool),
+    }
+    shard_names = [f"huge-train-{number:06d}-of-{num_shards:06d}.tar" for number in range(num_shards)]
+    shard_columns = {"name": shard_names, "num_tracklets": [tracklets] * num_shards}
+    shard_columns["num_frames"] = [tracklets * frames] * num_shards
+    pq.write_table(filled(SHARDS, num_shards, shard_columns), root / TABLES[0])
+    with (
+        pq.ParquetWriter(root / TABLES[1], TRACKLETS) as table,
+        pa.OSFile(str(root / TABLES[2]), "wb") as file,
+        pa.ipc.new_file(file, FRAMES) as of_frames,
+    ):
+        batch = pa.record_batch(
+            [pa.array(place), pa.array(size), pa.array(size.astype(np.uint32)), names], schema=FRAMES
+        )
+        for number in range(num_shards):
+            first = number * tracklets
+            rows = columns | {
+                "key": [f"train/{first + each:07d}/x" for each in range(tracklets)],
+                "identity": np.arange(first, first + tracklets, dtype=np.int32) // 20,
+                "shard": np.full(tracklets, number, dtype=np.int32),
+            }
+            table.write_table(filled(TRACKLETS, tracklets, rows))
+            of_frames.write_batch(batch)
+    description = {"format": FORMAT, "version": VERSION, "name": "huge", "synthetic": True, "counts": {}}
+    (root / DESCRIPTION).write_text(json.dumps(description | {"protocol": {"minimum_frames": 12}}))
+    sign(root)
+
+
+def filled(schema: pa.Schema, length: int, columns: dict[str, object]) -> pa.Table:
+    """A table of a schema; columns that are not given hold zeros or the first word."""
+    words = {"split": "train", "role": "train", "source": "index"}
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.array(
+            [words.get(field.name, "0" if pa.types.is_string(field.type) else 0)] * length, field.type
+        )
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def open_and_measure(root: Path, queue: "multiprocessing.SimpleQueue[tuple[float, float, float]]") -> None:
+    before = private_mebibytes()
+    started = time.perf_counter()
+    manifest = Manifest.open(root)
+    seconds = time.perf_counter() - started
+    rng = np.random.default_rng(0)
+    total = 0
+    started = time.perf_counter()
+    for row in rng.integers(0, len(manifest), 2_000):
+        total += int(manifest.frames(row).size.sum())
+    per_row = (time.perf_counter() - started) / 2_000
+    assert total == 2_000 * 20 * 14_000
+    queue.put((seconds, per_row, private_mebibytes() - before))
+
+
+def private_mebibytes() -> float:
+    """Memory of this process that is not a mapped file."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) / 1024
+
+
+@pytest.mark.slow
+def test_twenty_million_frames_open_within_a_second_in_bounded_memory(tmp_path):
+    write_large(tmp_path / "huge", num_shards=200, tracklets=5_000, frames=20)
+    context = multiprocessing.get_context("fork")
+    measured = []
+    for _ in range(3):
+        queue = context.SimpleQueue()
+        worker = context.Process(target=open_and_measure, args=(tmp_path / "huge", queue))
+        worker.start()
+        measured.append(queue.get())
+        worker.join()
+    seconds, per_row, mebibytes = (min(values) for values in zip(*measured, strict=True))
+    assert seconds < 1.0
+    assert per_row < 1e-3
+    assert mebibytes < 400

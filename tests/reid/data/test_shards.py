@@ -1,0 +1,336 @@
+import multiprocessing
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.data import shards as shards_module
+from reid.data.manifest import FrameTable, Manifest
+from reid.data.shards import (
+    BLOCK,
+    DamagedShardError,
+    ShardReader,
+    archive_size,
+    frame_member,
+    member_header,
+    padded,
+    stream,
+)
+
+
+@pytest.fixture
+def damaged(painted_root: Path, tmp_path: Path) -> Manifest:
+    """A copy that may be damaged."""
+    root = Path(shutil.copytree(painted_root, tmp_path / "copy"))
+    manifest = Manifest.open(root)
+    for shard in manifest.shards:
+        shard.path.chmod(0o644)
+    return manifest
+
+
+@pytest.fixture
+def reader(painted):
+    reader = ShardReader(painted)
+    yield reader
+    reader.close()
+
+
+def test_chosen_frames_come_in_the_order_asked_for(painted, reader):
+    frames = reader.read(2, range(12))
+    assert reader.read(2, [7, 0, 7]) == [frames[7], frames[0], frames[7]]
+    assert reader.read(2, np.array([3])) == [frames[3]]
+
+
+def test_streaming_gives_every_tracklet_of_the_shard_once_and_the_frames_that_offsets_give(painted, reader):
+    row = 0
+    for shard in painted.shards:
+        for key, frames in stream(shard.path, painted):
+            assert key == painted.key(row)
+            assert frames == reader.read(row, range(int(painted.num_frames[row])))
+            row += 1
+    assert row == len(painted)
+
+
+def test_telling_what_comes_next_changes_nothing_that_is_read(painted, reader):
+    expected = reader.read(1, [0, 2])
+    reader.will_need([(1, [0, 2]), (5, np.array([1]))])
+    assert reader.read(1, [0, 2]) == expected
+
+
+def read_in_child(reader: ShardReader, queue: "multiprocessing.SimpleQueue[list[bytes]]") -> None:
+    for _ in range(50):
+        frames = reader.read(4, range(12))
+    queue.put(frames)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_with_the_reader_of_their_parent(painted, reader, method):
+    context = multiprocessing.get_context(method)
+    expected = reader.read(4, range(12))
+    queue = context.SimpleQueue()
+    workers = [context.Process(target=read_in_child, args=(reader, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in range(50):
+        assert reader.read(4, range(12)) == expected
+    assert [queue.get() for _ in workers] == [expected, expected]
+    for worker in workers:
+        worker.join()
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_open_shards_are_bounded_and_closed(painted, monkeypatch):
+    monkeypatch.setattr(shards_module, "OPEN_SHARDS", 1)
+    before = num_open_files()
+    reader = ShardReader(painted)
+    for row in (0, len(painted) - 1, 0, len(painted) - 1):
+        reader.read(row, [0])
+        assert num_open_files() <= before + 1
+    reader.close()
+    assert num_open_files() == before
+
+
+def test_our_headers_are_those_of_the_tar_writer(tmp_path):
+    from webdataset import TarWriter  # imports torch, which spawned workers need not wait for
+
+    with (tmp_path / "x.tar").open("wb") as file:
+        writer = TarWriter(file, user="", group="", mode=0o444, mtime=0, encoder=False, compress=False)
+        writer.write({"__key__": "train/00001/visible-c01-000001", "007.jpg": b"x" * 700})
+        writer.close()
+    data = (tmp_path / "x.tar").read_bytes()
+    assert data[:BLOCK] == member_header("train/00001/visible-c01-000001.007.jpg", 700)
+    assert len(data) == archive_size(BLOCK + padded(700))
+
+
+def test_member_names_sort_in_the_order_of_filming():
+    for num_frames in (1, 24, 1_000, 1_001, 12_345):
+        names = [frame_member("key", index, num_frames) for index in range(num_frames)]
+        assert names == sorted(names)
+    assert frame_member("key", 7, 24) == "key.007.jpg"
+
+
+def change(path: Path, edit: Callable[[bytearray], bytes | bytearray | None]) -> None:
+    data = bytearray(path.read_bytes())
+    path.write_bytes(edit(data) or data)
+
+
+def header_of(manifest: Manifest, row: int, index: int) -> int:
+    """Where the header of a frame begins."""
+    return int(manifest.frames(row).offset[index]) - BLOCK
+
+
+def flip(place: int) -> Callable[[bytearray], None]:
+    def edit(data: bytearray) -> None:
+        data[place] ^= 0x10
+
+    return edit
+
+
+def zero(start: int, length: int) -> Callable[[bytearray], None]:
+    def edit(data: bytearray) -> None:
+        data[start : start + length] = bytes(length)
+
+    return edit
+
+
+def cut(length: int) -> Callable[[bytearray], bytearray]:
+    return lambda data: data[:length]
+
+
+def evil_header(**fields: object) -> bytes:
+    info = tarfile.TarInfo("train/00001/visible-c01-000001.002.jpg")
+    for name, value in fields.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.GNU_FORMAT)[-BLOCK:]
+
+
+def replaced(place: int, header: bytes) -> Callable[[bytearray], None]:
+    def edit(data: bytearray) -> None:
+        data[place : place + BLOCK] = header
+
+    return edit
+
+
+def inserted(place: int, data_in: bytes) -> Callable[[bytearray], bytearray]:
+    return lambda data: data[:place] + data_in + data[place:]
+
+
+def pax_record() -> bytes:
+    """A PAX header that renames the member after it, as an attack would."""
+    info = tarfile.TarInfo("x" * 20)
+    info.pax_headers = {"path": "../../../../tmp/escaped"}
+    return info.tobuf(tarfile.PAX_FORMAT)[: 2 * BLOCK]
+
+
+def doubled(start: int, end: int) -> Callable[[bytearray], bytearray]:
+    return lambda data: data[:end] + data[start:end] + data[end:]
+
+
+def removed(start: int, end: int) -> Callable[[bytearray], bytearray]:
+    return lambda data: data[:start] + data[end:] + bytes(end - start)
+
+
+def swapped(start: int, middle: int, end: int) -> Callable[[bytearray], bytearray]:
+    return lambda data: data[:start] + data[middle:end] + data[start:middle] + data[end:]
+
+
+ROW = 3
+
+
+def damages(manifest: Manifest) -> dict[str, Callable[[bytearray], bytes | bytearray | None]]:
+    """All kinds of damage to a tar, each put at frame 2 of row 3, or next to it."""
+    here, following = header_of(manifest, ROW, 2), header_of(manifest, ROW, 3)
+    sample = int(manifest.offset[ROW])
+    end = sample + int(manifest.nbytes[ROW])
+    size = int(manifest.frames(ROW).size[2])
+    return {
+        "cut in a header": cut(here + 100),
+        "cut between members": cut(here),
+        "cut at the boundary of a sample": cut(end),
+        "cut inside a payload": cut(here + BLOCK + size // 2),
+        "flipped byte in a payload": flip(here + BLOCK + size // 2),
+        "flipped byte in a header": flip(here + 3),
+        "flipped byte in a checksum": flip(here + 150),
+        "flipped byte in the padding": flip(here + BLOCK + size),
+        "PAX record": inserted(here, pax_record()),
+        "zeroed block": zero(here, BLOCK),
+        "zeroed page": zero(here // 4096 * 4096 + 4096, 4096),
+        "missing member": removed(here, following),
+        "doubled member": doubled(here, following),
+        "swapped members": swapped(here, following, header_of(manifest, ROW, 4)),
+        "description of another tracklet": flip(sample + BLOCK + 20),
+        "path out of the archive": replaced(here, evil_header(name="../../../../tmp/escaped", size=size)),
+        "absolute path": replaced(here, evil_header(name="/tmp/escaped", size=size)),
+        "symbolic link": replaced(here, evil_header(type=tarfile.SYMTYPE, linkname="/etc/passwd")),
+        "hard link": replaced(here, evil_header(type=tarfile.LNKTYPE, linkname="/etc/passwd")),
+        "device": replaced(here, evil_header(type=tarfile.CHRTYPE, devmajor=1, devminor=5)),
+        "pipe": replaced(here, evil_header(type=tarfile.FIFOTYPE)),
+        "sparse file": replaced(here, evil_header(type=tarfile.GNUTYPE_SPARSE, size=size)),
+        "size that lies": replaced(here, evil_header(size=1 << 60)),
+        "pickle by extension": replaced(
+            here, evil_header(name="train/00001/visible-c01-000001.pyd", size=size)
+        ),
+        "goes on behind its end": lambda data: data + b"\0" * BLOCK,
+        "something behind the last member": lambda data: data[:-BLOCK] + b"\1" + data[-BLOCK + 1 :],
+    }
+
+
+KINDS = [
+    *("cut in a header", "cut between members", "cut at the boundary of a sample", "cut inside a payload"),
+    *("flipped byte in a payload", "flipped byte in a header", "flipped byte in a checksum"),
+    *("flipped byte in the padding", "PAX record", "zeroed block", "zeroed page"),
+    *("missing member", "doubled member", "swapped members", "description of another tracklet"),
+    *(
+        "path out of the archive",
+        "absolute path",
+        "symbolic link",
+        "hard link",
+        "device",
+        "pipe",
+        "sparse file",
+    ),
+    *("size that lies", "pickle by extension", "goes on behind its end", "something behind the last member"),
+]
+
+
+def test_all_kinds_of_damage_are_listed(painted):
+    assert list(damages(painted)) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_names_every_damage_before_it_hands_out_the_tracklet(damaged, kind):
+    shard = damaged.shards[0].path
+    change(shard, damages(damaged)[kind])
+    handed_out = []
+    with pytest.raises(DamagedShardError) as caught:
+        handed_out.extend(key for key, _ in stream(shard, damaged))
+    assert caught.value.shard == shard
+    assert caught.value.reason
+    if "behind" not in kind:
+        assert (
+            handed_out
+            == [damaged.key(row) for row in range(ROW + ("boundary" in kind or "page" in kind))][
+                : len(handed_out)
+            ]
+        )
+        assert len(handed_out) in {ROW, ROW + 1}
+        assert caught.value.offset >= damaged.offset[ROW]
+
+
+@pytest.mark.parametrize(
+    "kind", ["cut inside a payload", "flipped byte in a payload", "zeroed page", "PAX record"]
+)
+def test_a_reader_by_offset_names_shard_tracklet_and_byte(damaged, kind):
+    shard = damaged.shards[0].path
+    change(shard, damages(damaged)[kind])
+    reader = ShardReader(damaged)
+    with pytest.raises(DamagedShardError, match="tracklet train/") as caught:
+        list(map(reader.read, (ROW, ROW + 1), (range(12), range(12))))
+    assert caught.value.shard == shard
+    assert caught.value.key in {damaged.key(ROW), damaged.key(ROW + 1)}
+    assert caught.value.offset in {
+        *damaged.frames(ROW).offset.tolist(),
+        *damaged.frames(ROW + 1).offset.tolist(),
+    }
+    reader.close()
+
+
+def test_damage_survives_the_way_from_a_worker_to_its_parent():
+    error = DamagedShardError(Path("x.tar"), "train/1", 512, "because")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert (again.shard, again.key, again.offset, again.reason) == (Path("x.tar"), "train/1", 512, "because")
+
+
+def make_missing(path: Path) -> None:
+    path.unlink()
+
+
+def make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("replace", [make_missing, make_fifo, make_folder, make_device])
+def test_a_shard_that_is_no_file_is_an_error_and_not_a_wait(damaged, replace):
+    replace(damaged.shards[0].path)
+    reader = ShardReader(damaged)
+    with pytest.raises(DamagedShardError, match=r"cannot be opened|not a regular file"):
+        reader.read(0, [0])
+    with pytest.raises(DamagedShardError):
+        list(stream(damaged.shards[0].path, damaged))
+
+
+@pytest.mark.parametrize(("size", "offset"), [(2**31 - 1, 512), (0, 512), (-5, 512), (100, -1)])
+def test_a_manifest_that_lies_about_a_frame_costs_no_memory(damaged, monkeypatch, size, offset):
+    honest = damaged.frames(0)
+    lie = FrameTable(honest.shard, np.array([offset]), np.array([size], dtype=np.int32), honest.crc32[:1])
+    monkeypatch.setattr(damaged, "frames", lambda row: lie)
+    reader = ShardReader(damaged)
+    with pytest.raises(DamagedShardError, match="the manifest claims a frame of"):
+        reader.read(0, [0])
+    reader.close()
+
+
+def test_a_shard_of_another_data_set_is_not_streamed(painted, tmp_path):
+    with pytest.raises(ValueError, match="knows no shard of this name"):
+        next(stream(tmp_path / "other-train-000000-of-000001.tar", painted))
