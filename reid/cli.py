@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from reid import config as configuration
 from reid.config import Config
 from reid.types import Embedding
+
+if TYPE_CHECKING:
+    from reid.training.run import Scored
 
 Flat = Annotated[Config, tyro.conf.arg(name="")]
 Arguments = TypeVar("Arguments")
@@ -74,13 +77,22 @@ class ConfigArguments:
 def train(arguments: Sequence[str]) -> int:
     base, rest = _base(arguments)
     chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+    from reid.report import album, tables
+    from reid.training.run import Scored
     from reid.training.run import train as run_training
 
-    scored = run_training(chosen.config, chosen.run, resume=chosen.resume)
+    def publish(scored: Scored) -> tuple[list[Path], str]:
+        name = chosen.run.resolve().name
+        folder, synthetic = chosen.run / "pictures", scored.manifest.synthetic
+        drawn = album.write(folder, scored.evaluation, scored.manifest, scored.protocol, name)
+        drawn += album.write_curves(folder, chosen.run, synthetic=synthetic)
+        return drawn, tables.results(scored.evaluation.results, **scored.labels).markdown()
+
+    scored = run_training(chosen.config, chosen.run, publish, resume=chosen.resume)
     if scored is None:
         return 1
     if _speaks():
-        _print_scores(scored, as_json=False)
+        _print_scores(scored)
     return 0
 
 
@@ -90,7 +102,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from reid.training.run import read_checkpoint
 
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "num_workers": chosen.num_workers},
         "evaluation": {"embedding": chosen.embedding},
         "engine": {"device": chosen.device},
@@ -166,10 +178,16 @@ def _parse(
     return parsed
 
 
-def _print_scores(scored: Any, *, as_json: bool) -> None:
-    from reid.training.scores import scores
+def _print_scores(scored: "Scored", *, as_json: bool = False) -> None:
+    from rich.console import Console
 
-    print(json.dumps(scores(scored.evaluation), indent=2))
+    from reid.report import tables
+
+    if as_json:
+        found = tables.as_numbers(scored.evaluation.results, **scored.labels)
+        print(json.dumps({**found, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
+    else:
+        Console().print(tables.results(scored.evaluation.results, **scored.labels).terminal())
 
 
 def _speaks() -> bool:

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -104,7 +105,11 @@ class Runtime:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
             else:
                 synchronize_batch_norm(network)
-        prepared: nn.Module = self._accelerator.prepare_model(network)
+        with (
+            warnings.catch_warnings()
+        ):  # torch renames broadcast_buffers; the versions we support know this name
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            prepared: nn.Module = self._accelerator.prepare_model(network)
         if self.world > 1 and not isinstance(prepared, DistributedDataParallel):
             raise RuntimeError(f"{self.world} processes, but accelerate did not wrap the network for them")
         return prepared

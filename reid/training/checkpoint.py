@@ -53,7 +53,7 @@ def publish(folder: Path, snapshot: Snapshot) -> Path:
     Until the last rename the former checkpoints are the only ones. Raises OSError with what is needed if the disk is
     full.
     """
-    target = folder / f"{PREFIX}{snapshot.step:08d}"
+    target = place(folder, snapshot.step)
     partial = folder / f"{PARTIAL}{snapshot.step:08d}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     _require_space(folder, snapshot)
@@ -118,6 +118,11 @@ def newest(folder: Path) -> Path | None:
         else:
             return checkpoint
     return None
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return folder / f"{PREFIX}{step:08d}"
 
 
 def published(folder: Path) -> list[Path]:

@@ -82,6 +82,11 @@ class Engine:
         """Where checkpoints are published."""
         return self.folder / "checkpoints"
 
+    @property
+    def newest(self) -> Path:
+        """Where the checkpoint of `step` lies, once it is published."""
+        return checkpoint.place(self.checkpoints, self.step)
+
     def run(self) -> Ending:
         """Train to the end of the schedule, or until some process is asked to stop. The last act is a checkpoint.
 

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,19 @@ class Scored:
     step: int
     checkpoint: Path
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What a table of these scores must say: under which protocol, and whether the data is synthetic."""
+        return {"protocol": self.protocol.describe(self.manifest), "synthetic": self.manifest.synthetic}
 
-def train(config: Config, folder: Path, *, resume: bool) -> Scored | None:
+
+Publish = Callable[[Scored], tuple[list[Path], str]]
+
+
+def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Scored | None:
     """Train in `folder`, from the newest valid checkpoint there if `resume`. None if a signal ended it before the end.
 
-    Called by every process of a launch. Raises ConfigError or ValueError for a mistake of the user, before the first
+    `publish` makes the files that shall be kept with the final scores, and the text that describes the run. Called by every process of a launch. Raises ConfigError or ValueError for a mistake of the user, before the first
     iteration.
     """
     manifest = open_data(config)
@@ -54,13 +63,13 @@ def train(config: Config, folder: Path, *, resume: bool) -> Scored | None:
         deterministic=config.engine.deterministic,
     )
     try:
-        return _train(config, folder, manifest, runtime, resume=resume)
+        return _train(config, folder, manifest, runtime, publish, resume=resume)
     finally:
         runtime.end()
 
 
 def _train(
-    config: Config, folder: Path, manifest: Manifest, runtime: Runtime, *, resume: bool
+    config: Config, folder: Path, manifest: Manifest, runtime: Runtime, publish: Publish, *, resume: bool
 ) -> Scored | None:
     build.batch_plan(config, manifest).pairs_per_process(runtime.world)  # an impossible split is refused here
     start = runtime.agree(_start_from(config, folder, resume=resume) if runtime.leads else None)
@@ -81,8 +90,13 @@ def _train(
             _leave(ending.signal, folder, runtime, tracker)
             return None
         evaluation = ending.evaluation or engine.evaluate()
-    newest = checkpoint.published(engine.checkpoints)[-1]
-    return Scored(evaluation, manifest, engine.evaluator.protocol, engine.step, newest)
+        scored = Scored(evaluation, manifest, engine.evaluator.protocol, engine.step, engine.newest)
+        if runtime.leads:
+            pictures, description = publish(scored)
+            for path in pictures:
+                tracker.artifact(path, names.Folder.PICTURES)
+            tracker.description(description)
+    return scored
 
 
 def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
