@@ -1,0 +1,295 @@
+import io
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.functional import normalize
+
+from preprocess.options import Check, Options
+from preprocess.pack import pack
+from reid.data import clips
+from reid.data.batches import clip_generator
+from reid.data.clips import Augmentation, Change, ClipReader, ClipShape, PairedClips, Pixels
+from reid.data.manifest import Manifest
+from reid.data.shards import DamagedShardError
+from reid.types import Modality, Role
+
+GENERATOR = np.random.default_rng
+
+
+def photograph(height: int = 48, width: int = 32, seed: int = 0) -> Pixels:
+    """Smooth colours with some noise, so that every JPEG coefficient has work to do."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [128 + 60 * np.sin(x / (5 + c) + seed) + 50 * np.cos(y / (7 - c)) for c in range(3)]
+    return np.clip(np.stack(waves, axis=-1) + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+# Which frames
+
+
+@given(num_frames=st.integers(1, 300), clip_frames=st.integers(1, 12))
+def test_test_indices_are_the_heads_of_the_padded_chunks(num_frames: int, clip_frames: int) -> None:
+    step = -(-num_frames // clip_frames)
+    padded = list(range(num_frames)) + [num_frames - 1] * (step * clip_frames - num_frames)
+    expected = [padded[chunk * step] for chunk in range(clip_frames)]
+    assert clips.test_indices(num_frames, clip_frames).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "expected"),
+    [
+        (24, [0, 4, 8, 12, 16, 20]),
+        (13, [0, 3, 6, 9, 12, 12]),
+        (4, [0, 1, 2, 3, 3, 3]),
+        (1, [0] * 6),
+    ],
+)
+def test_test_indices_by_hand(num_frames: int, expected: list[int]) -> None:
+    assert clips.test_indices(num_frames, 6).tolist() == expected
+
+
+@given(num_frames=st.integers(1, 60), clip_frames=st.integers(1, 12), seed=st.integers(0, 99))
+def test_training_indices_take_one_frame_of_each_padded_chunk(
+    num_frames: int, clip_frames: int, seed: int
+) -> None:
+    step = -(-num_frames // clip_frames)
+    padded = list(range(num_frames)) + [num_frames - 1] * (step * clip_frames - num_frames)
+    indices = clips.training_indices(num_frames, clip_frames, GENERATOR(seed))
+    for chunk, index in enumerate(indices.tolist()):
+        assert index in padded[chunk * step : (chunk + 1) * step]
+
+
+def test_every_frame_can_be_chosen_for_training() -> None:
+    drawn = np.concatenate([clips.training_indices(21, 6, clip_generator(0, step, 0)) for step in range(400)])
+    assert set(drawn.tolist()) == set(range(21))
+
+
+# Decoding
+
+
+def test_decoding_equals_pillow_bit_by_bit() -> None:
+    jpeg = simplejpeg.encode_jpeg(photograph(), 90, colorsubsampling="420")
+    picture = np.zeros((48, 32, 3), dtype=np.uint8)
+    clips.decode(jpeg, picture)
+    assert np.array_equal(picture, np.asarray(Image.open(io.BytesIO(jpeg), formats=("JPEG",))))
+
+
+def test_a_picture_of_another_size_is_resized_without_keeping_its_ratio() -> None:
+    jpeg = simplejpeg.encode_jpeg(photograph(64, 64), 90)
+    picture = np.zeros((48, 32, 3), dtype=np.uint8)
+    clips.decode(jpeg, picture)
+    expected = Image.open(io.BytesIO(jpeg)).resize((32, 48), Image.Resampling.BILINEAR)
+    assert np.array_equal(picture, np.asarray(expected))
+
+
+def test_a_grey_picture_has_three_equal_channels() -> None:
+    grey = photograph()[..., :1]
+    picture = np.zeros((48, 32, 3), dtype=np.uint8)
+    clips.decode(simplejpeg.encode_jpeg(np.ascontiguousarray(grey), 95, colorspace="GRAY"), picture)
+    assert (picture == picture[..., :1]).all()
+    assert np.abs(picture[..., 0].astype(int) - grey[..., 0]).mean() < 4
+
+
+def _encoded(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A small JPEG whose header claims 65,500 x 65,500 pixels."""
+    jpeg = bytearray(simplejpeg.encode_jpeg(photograph(), 90))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (65_500).to_bytes(2, "big") * 2
+    return bytes(jpeg)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (_encoded(Image.new("RGB", (32, 48)), "PNG"), "JPEG"),
+        (_encoded(Image.new("CMYK", (32, 48)), "JPEG"), "for printing"),
+        (_bomb(), "over the limit"),
+        (b"", "JPEG"),
+        (b"\xff\xd8\xff\xd9", "JPEG"),
+        (b"pipe:cat /etc/passwd", "JPEG"),
+    ],
+    ids=["png", "cmyk", "bomb", "empty", "no picture", "url"],
+)
+def test_what_is_no_jpeg_of_a_sane_size_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        clips.decode(data, np.zeros((48, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.9])
+def test_a_picture_that_ends_early_is_an_error_and_not_half_a_picture(keep: float) -> None:
+    jpeg = simplejpeg.encode_jpeg(photograph(), 90)
+    with pytest.raises(ValueError, match="JPEG"):
+        clips.decode(jpeg[: int(keep * len(jpeg))], np.zeros((48, 32, 3), dtype=np.uint8))
+
+
+# Augmentation
+
+
+def _slowly(change: Change, source: Pixels, padding: int) -> Pixels:
+    """Flip, pad, crop, as transforms do it."""
+    picture = source[:, ::-1] if change.mirrored else source
+    padded = np.pad(picture, ((padding, padding), (padding, padding), (0, 0)))
+    top, left = padding - change.down, padding - change.right
+    return padded[top : top + source.shape[0], left : left + source.shape[1]]
+
+
+@given(down=st.integers(-10, 10), right=st.integers(-10, 10), mirrored=st.booleans())
+def test_a_change_equals_flip_pad_and_crop(down: int, right: int, mirrored: bool) -> None:
+    source, picture = photograph(), np.full((48, 32, 3), 7, dtype=np.uint8)
+    change = Change(down, right, mirrored, None)
+    change.apply(source, picture)
+    assert np.array_equal(picture, _slowly(change, source, 10))
+
+
+@given(st.tuples(st.integers(0, 256), st.integers(0, 256)))
+def test_a_mixture_of_channels_is_their_weighted_mean(cuts: tuple[int, int]) -> None:
+    weights = np.diff([0, *sorted(cuts), 256])
+    source, picture = photograph(), np.zeros((48, 32, 3), dtype=np.uint8)
+    Change(0, 0, False, weights.astype(np.uint16)).apply(source, picture)
+    expected = (source.astype(int) * weights).sum(axis=-1) // 256
+    assert np.array_equal(picture, np.repeat(expected[..., None], 3, axis=-1))
+
+
+def test_white_stays_white_in_every_mixture() -> None:
+    white, picture = np.full((4, 4, 3), 255, dtype=np.uint8), np.zeros((4, 4, 3), dtype=np.uint8)
+    for cuts in ((0, 0), (85, 171), (256, 256), (1, 255)):
+        Change(0, 0, False, np.diff([0, *cuts, 256]).astype(np.uint16)).apply(white, picture)
+        assert (picture == 255).all()
+
+
+def test_all_frames_of_a_clip_change_alike_unless_frames_are_drawn_for_themselves() -> None:
+    once = Augmentation().draw(6, Modality.VISIBLE, clip_generator(0, 0, 0))
+    assert len(once) == 6
+    assert len({(change.down, change.right, change.mirrored) for change in once}) == 1
+    each = Augmentation(per_frame=True).draw(6, Modality.VISIBLE, clip_generator(0, 0, 0))
+    assert len({(change.down, change.right, change.mirrored) for change in each}) > 1
+
+
+def _drawn(augmentation: Augmentation, modality: Modality) -> list[Change]:
+    return [augmentation.draw(1, modality, clip_generator(5, step, 0))[0] for step in range(4000)]
+
+
+def test_shifts_are_uniform_within_the_padding_and_half_of_the_clips_are_flipped() -> None:
+    changes = _drawn(Augmentation(), Modality.INFRARED)
+    for shifts in ([change.down for change in changes], [change.right for change in changes]):
+        counts = np.bincount(np.array(shifts) + 10, minlength=21)
+        assert counts.size == 21
+        assert np.abs(counts - 4000 / 21).max() < 5 * (4000 / 21) ** 0.5
+    assert abs(np.mean([change.mirrored for change in changes]) - 0.5) < 0.04
+
+
+def test_only_visible_clips_turn_grey_and_only_when_asked() -> None:
+    assert all(change.mixture is None for change in _drawn(Augmentation(), Modality.VISIBLE))
+    asked = Augmentation(grey_probability=0.3)
+    assert all(change.mixture is None for change in _drawn(asked, Modality.INFRARED))
+    mixtures = [change.mixture for change in _drawn(asked, Modality.VISIBLE) if change.mixture is not None]
+    assert abs(len(mixtures) / 4000 - 0.3) < 0.04
+    assert {int(mixture.sum()) for mixture in mixtures} == {256}
+    assert np.abs(np.mean(mixtures, axis=0) - 256 / 3).max() < 8
+
+
+def test_asking_for_grey_leaves_shifts_and_flips_as_they_were() -> None:
+    without, with_grey = (
+        [change[:3] for change in _drawn(Augmentation(grey_probability=share), Modality.VISIBLE)]
+        for share in (0.0, 1.0)
+    )
+    assert without == with_grey
+
+
+# Reading
+
+
+def test_a_test_clip_shows_the_right_frames_of_the_right_tracklets(painted: Manifest) -> None:
+    rows = painted.rows(Role.GALLERY)
+    memory = np.empty((rows.size, 6, 32, 16, 3), dtype=np.uint8)
+    ClipReader(painted, ClipShape(6, 32, 16)).read_for_test(rows, memory)
+    for row, clip in zip(rows, memory, strict=True):
+        frames = clips.test_indices(int(painted.num_frames[row]), 6)
+        assert _colours(clip)[:, 0].tolist() == [painted.identity[row]] * 6
+        assert _colours(clip)[:, 2].tolist() == frames.tolist()
+
+
+def test_a_training_clip_shows_the_frames_that_its_generator_draws(painted: Manifest) -> None:
+    rows = painted.rows(Role.TRAIN)
+    memory = np.empty((rows.size, 4, 32, 16, 3), dtype=np.uint8)
+    generators = [clip_generator(3, 0, position) for position in range(rows.size)]
+    ClipReader(painted, ClipShape(4, 32, 16)).read_for_training(rows, generators, memory)
+    for position, (row, clip) in enumerate(zip(rows, memory, strict=True)):
+        indices = clips.training_indices(int(painted.num_frames[row]), 4, clip_generator(3, 0, position))
+        assert _colours(clip)[:, 0].tolist() == [painted.identity[row]] * 4
+        assert _colours(clip)[:, 2].tolist() == indices.tolist()
+
+
+def _colours(clip: Pixels) -> np.ndarray:
+    """(identity, tracklet, frame) of each frame, as painted. (T, 3)"""
+    return np.rint(clip[:, 16, 8] / 10).astype(int)
+
+
+def test_a_stored_size_that_must_be_changed_each_time_is_said_once(
+    painted: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            ClipReader(painted, ClipShape(6, 20, 20))
+        ClipReader(painted, ClipShape(6, 32, 16))
+    assert len(caplog.messages) == 1
+    assert "44 of 44 tracklets are not stored as 20 x 20" in caplog.text
+    assert "--size 20x20" in caplog.text
+
+
+def test_a_padding_as_large_as_the_picture_is_refused(painted: Manifest) -> None:
+    with pytest.raises(ValueError, match="padding of 16 pixels"):
+        ClipReader(painted, ClipShape(6, 32, 16), Augmentation(padding=16))
+
+
+def test_a_frame_that_does_not_decode_is_named(painted_root: Path, tmp_path: Path) -> None:
+    """The checksum is right, the picture is not: it was damaged before it was packed."""
+    raw = tmp_path / "raw"
+    shutil.copytree(painted_root.parent / "raw", raw)
+    picture = raw / "0002" / "rgb" / "D1" / "1.jpg"
+    jpeg = simplejpeg.encode_jpeg(photograph(32, 16), 90)
+    picture.write_bytes(jpeg[:-200] + jpeg[-2:])
+    pack(raw, tmp_path / "packed", Options(check=Check.HEADER))
+    manifest = Manifest.open(tmp_path / "packed")
+    row = next(row for row in range(len(manifest)) if manifest.key(row).startswith("train/00002/v"))
+    memory = np.empty((1, 6, 32, 16, 3), dtype=np.uint8)
+    with pytest.raises(DamagedShardError, match="frame 0 cannot be decoded") as caught:
+        ClipReader(manifest, ClipShape(6, 32, 16)).read_for_test(np.array([row]), memory)
+    assert caught.value.key == manifest.key(row)
+    assert caught.value.offset == manifest.frames(row).offset[0]
+
+
+# Tensors
+
+
+def test_normalise_equals_torchvision_and_keeps_the_layout() -> None:
+    memory = np.stack([photograph(seed=seed) for seed in range(4)]).reshape(2, 2, 48, 32, 3)
+    tensor = clips.as_tensor(memory)  # (B, T, 3, H, W)
+    assert tensor.shape == (2, 2, 3, 48, 32)
+    assert tensor.data_ptr() == memory.ctypes.data
+    expected = normalize(tensor / 255, clips.IMAGENET_MEAN, clips.IMAGENET_STD)
+    found = clips.normalise(tensor)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    assert found.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_paired_clips_move_as_one() -> None:
+    pixels = torch.arange(24, dtype=torch.uint8).reshape(1, 2, 3, 2, 2)
+    moved = PairedClips(pixels, pixels + 1, torch.tensor([4])).to("meta")
+    assert [tensor.device.type for tensor in moved] == ["meta"] * 3
+    assert moved.infrared.shape == pixels.shape
