@@ -43,7 +43,7 @@ def write_tree(root: Path, layout: str = "flat") -> Path:
                 for _ in range(num_frames):
                     frame += 1
                     (folder / f"{frame}.jpg").write_bytes(
-                        jpeg(30 * identity, 10 * frame, 90 * modality.value)
+                        jpeg(30 * identity + 5, 10 * frame, 90 * modality.value)
                     )
                     names.append(f"{identity:04d}M{modality.value}D{camera}T{tracklet}F{frame}.jpg")
                 rows.append(f"{modality.value} {start} {len(names)} {identity:04d} {camera}")
