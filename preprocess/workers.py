@@ -7,7 +7,9 @@ millions of frames is neither copied nor pickled.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,15 +69,23 @@ _inherited: tuple[Callable[[Any, Report], Any], Report]
 
 
 def _enter(work: Callable[[Any, Report], Any], counter: Any) -> None:
-    """Runs once in each worker. Ctrl-C is the parent's to handle."""
+    """Runs once in each worker. Ctrl-C is the parent's to handle; a worker does not outlive its parent."""
     global _inherited  # noqa: PLW0603 - the one thing that a worker keeps between its items
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
     def advance(amount: int) -> None:
         with counter.get_lock():
             counter.value += amount
 
     _inherited = (work, advance)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:
