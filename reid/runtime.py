@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -160,6 +160,19 @@ class Runtime:
     def agree(self, value: Made) -> Made:
         """The leading process's value, on every process."""
         return self.collect(value)[0]
+
+    def decide(self, make: Callable[[], Made]) -> Made:
+        """What `make` returns on the leading process, on every process. A ValueError it raises is raised by all."""
+        decision: tuple[Made | None, str | None] = (None, None)
+        if self.leads:
+            try:
+                decision = make(), None
+            except ValueError as error:
+                decision = None, str(error)
+        made, refusal = self.agree(decision)
+        if refusal is not None:
+            raise ValueError(refusal)
+        return cast("Made", made)
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -72,12 +72,12 @@ def _train(
     config: Config, folder: Path, manifest: Manifest, runtime: Runtime, publish: Publish, *, resume: bool
 ) -> Scored | None:
     build.batch_plan(config, manifest).pairs_per_process(runtime.world)  # an impossible split is refused here
-    start = runtime.agree(_start_from(config, folder, resume=resume) if runtime.leads else None)
+    start = runtime.decide(lambda: _start_from(config, folder, resume=resume))
     weights = None if start else pretrained(config.model.weights, config.model.backbone)
     if runtime.leads:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REQUEUE).unlink(missing_ok=True)
-    with runtime.leader(lambda: _tracker(config, folder, resume=start is not None), SilentTracker) as tracker:
+    with runtime.leader(lambda: _tracker(config, folder, resume=resume), SilentTracker) as tracker:
         _describe(config, manifest, runtime, tracker, folder)
         engine = Engine(config, manifest, runtime, tracker, folder)
         if weights is not None:
