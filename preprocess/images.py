@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from preprocess.options import Check, Size
 LARGEST_FILE = 16 << 20
 LARGEST_PICTURE = 16 << 20  # pixels
 MOST_SCANS = 100  # a progressive JPEG has about ten; each scan costs a pass over all pixels
+SCAN, PROGRESSIVE, APP1 = b"\xff\xda", b"\xff\xc2", b"\xff\xe1"
 COLOURS = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}
 
 Pixels = NDArray[np.uint8]
@@ -69,14 +71,25 @@ def read_header(data: bytes) -> Header:
         )
     if colour not in COLOURS:
         raise PictureError(f"a {colour} picture; convert it to RGB or grey first")
-    if data.count(b"\xff\xda") > MOST_SCANS:
+    segments = list(_segments(data))
+    if any(marker == PROGRESSIVE for marker, _ in segments) and data.count(SCAN) > MOST_SCANS:
         raise PictureError(f"more than {MOST_SCANS} scans: made to keep decoders busy")
-    return Header(Size(height, width), colour, _orientation(data))
+    has_exif = any(data.startswith(b"Exif\0\0", place + 4) for marker, place in segments if marker == APP1)
+    return Header(Size(height, width), colour, _orientation(data) if has_exif else 1)
+
+
+def _segments(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Marker and place of every segment before the first scan."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place : place + 2]
+        if marker == SCAN:
+            return
+        yield marker, place
+        place += 1 if marker == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
 
 
 def _orientation(data: bytes) -> int:
-    if b"Exif\0\0" not in data[: 1 << 17]:
-        return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # PIL only warns of EXIF data that it cannot read

@@ -9,7 +9,7 @@ A record has an attribute for every column of its table, so the columns are name
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -88,25 +88,30 @@ class ShardRecord:
         return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+        tracklets = [_fields(tracklet) for tracklet in self.tracklets]
+        return json.dumps(_fields(self) | {"tracklets": tracklets}, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def read(cls, sidecar: Path) -> Self:
         """Raises ValueError if the file is not what `to_json` writes."""
         try:
-            fields = json.loads(sidecar.read_bytes())
-            fields["tracklets"] = tuple(_tracklet(each) for each in fields["tracklets"])
-            fields["skipped"] = tuple((str(name), str(reason)) for name, reason in fields["skipped"])
-            return cls(**fields)
+            read = json.loads(sidecar.read_bytes())
+            read["tracklets"] = tuple(_tracklet(each) for each in read["tracklets"])
+            read["skipped"] = tuple((str(name), str(reason)) for name, reason in read["skipped"])
+            return cls(**read)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{sidecar}: not the sidecar of a shard: {error!r}") from error
 
 
-def _tracklet(fields: dict[str, Any]) -> TrackletRecord:
-    fields["split"], fields["role"] = Split(fields["split"]), Role(fields["role"])
-    fields["modality"] = Modality(fields["modality"])
-    fields["frames"] = tuple(FrameRecord(*frame) for frame in fields["frames"])
-    return TrackletRecord(**fields)
+def _fields(record: ShardRecord | TrackletRecord) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _tracklet(read: dict[str, Any]) -> TrackletRecord:
+    read["split"], read["role"] = Split(read["split"]), Role(read["role"])
+    read["modality"] = Modality(read["modality"])
+    read["frames"] = tuple(FrameRecord(*frame) for frame in read["frames"])
+    return TrackletRecord(**read)
 
 
 def is_finished(tar: Path, plan: str) -> bool:
@@ -144,12 +149,12 @@ def _batch(schema: Any, records: Sequence[object]) -> Any:
     return pa.record_batch(columns, schema=schema)
 
 
-def describe(root: Path, fields: dict[str, Any]) -> bytes:
+def describe(root: Path, content: dict[str, Any]) -> bytes:
     """The bytes of `dataset.json` for the tables that are already below `root`."""
     files = {
         table: {"nbytes": (root / table).stat().st_size, "sha256": sha256(root / table)} for table in TABLES
     }
     return (
-        json.dumps({"format": FORMAT, "version": VERSION, **fields, "files": files}, indent=2).encode()
+        json.dumps({"format": FORMAT, "version": VERSION, **content, "files": files}, indent=2).encode()
         + b"\n"
     )

@@ -119,7 +119,7 @@ REFUSED = {
     "cmyk": (cmyk(), "CMYK picture; convert it"),
     "bomb": (claiming(9_000, 9_000), "claims 9000 x 9000 pixels"),
     "nothing": (claiming(0, 0), "header is damaged"),
-    "scans": (encoded(photograph()) + b"\xff\xda" * 200, "more than 100 scans"),
+    "scans": (encoded(photograph(), progressive=True) + b"\xff\xda" * 200, "more than 100 scans"),
     "huge": (b"\xff\xd8\xff" + bytes(LARGEST_FILE), "more than the"),
     "header": (encoded(photograph())[:150], "header is damaged"),
 }
@@ -130,6 +130,10 @@ def test_what_is_no_honest_jpeg_is_refused_by_name_before_decoding(name):
     data, reason = REFUSED[name]
     with pytest.raises(PictureError, match=reason):
         read_header(data)
+
+
+def test_an_ordinary_progressive_picture_is_kept():
+    assert keep(encoded(photograph(), progressive=True), Check.DECODE).size == Size(48, 32)
 
 
 def test_a_picture_cut_in_the_middle_is_an_error_where_pil_would_invent_the_rest():
