@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,17 +51,19 @@ class Snapshot:
 def publish(folder: Path, snapshot: Snapshot) -> Path:
     """Write `snapshot` below `folder` and return where it lies.
 
-    Until the last rename the former checkpoints are the only ones. Raises OSError with what is needed if the disk is
-    full.
+    Until the last rename the former checkpoints are the only ones. What interrupted writers left is removed first: a
+    folder has one writer. Raises OSError with what is needed if the disk is full.
     """
     target = place(folder, snapshot.step)
     partial = folder / f"{PARTIAL}{snapshot.step:08d}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(left)
     _require_space(folder, snapshot)
     partial.mkdir()
     try:
-        save_file(_plain(snapshot.weights), partial / WEIGHTS)
-        save_file(_plain(snapshot.momentum), partial / MOMENTUM)
+        _write(partial / WEIGHTS, snapshot.weights)
+        _write(partial / MOMENTUM, snapshot.momentum)
         state = {"format": FORMAT, "step": snapshot.step, **snapshot.state}
         (partial / STATE).write_text(json.dumps(state, indent=1))
         contents = {name: _measure(partial / name) for name in FILES}
@@ -130,10 +133,15 @@ def published(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted writers left."""
-    for old in [*published(folder)[:-keep], *folder.glob(f"{PARTIAL}*")]:
-        shutil.rmtree(old)
+def prune(folder: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, and those past it.
+
+    A run continues from its newest valid checkpoint, so one past its step was passed over as damaged.
+    """
+    newest = [checkpoint for checkpoint in published(folder) if checkpoint <= place(folder, step)][-keep:]
+    for checkpoint in published(folder):
+        if checkpoint not in newest:
+            shutil.rmtree(checkpoint)
 
 
 def digest(checkpoint: Path) -> str:
@@ -141,8 +149,12 @@ def digest(checkpoint: Path) -> str:
     return hashlib.sha256((checkpoint / CONTENTS).read_bytes()).hexdigest()
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(f"{path}: {error}; the former checkpoints are untouched") from error
 
 
 def _measure(path: Path) -> dict[str, Any]:
