@@ -26,7 +26,7 @@ from reid.tracking import names
 from reid.tracking.tracker import Tracker
 from reid.training import build, checkpoint
 from reid.training.checkpoint import Snapshot
-from reid.training.meters import Meters, require_finite
+from reid.training.meters import Meters, NonFiniteError, require_finite
 from reid.training.progress import Progress
 from reid.training.recipe import Group
 from reid.training.scores import scores
@@ -234,10 +234,21 @@ class Engine:
         self.step = snapshot.step
 
     def publish(self) -> None:
-        """Write a checkpoint, and forget the oldest."""
+        """Write a checkpoint, and forget the oldest. Raises NonFiniteError rather than keep weights that are spoilt."""
+        self._require_finite_weights()
         snapshot = self.snapshot()
         if self.runtime.leads:
             path = checkpoint.publish(self.checkpoints, snapshot)
-            checkpoint.prune(self.checkpoints, self.config.engine.keep_checkpoints)
+            checkpoint.prune(self.checkpoints, self.config.engine.keep_checkpoints, self.step)
             self.tracker.checkpoint(path, checkpoint.digest(path), self.step, {})
             log.info("step %d: checkpoint %s", self.step, path)
+
+    def _require_finite_weights(self) -> None:
+        """The same on every process, because the weights are. An objective is to blame before what it spoilt."""
+        broken = [name for name, tensor in self.network.state_dict().items() if not tensor.isfinite().all()]
+        if broken:
+            require_finite(self.meters.read(self.runtime), self.step)
+            raise NonFiniteError(
+                f"step {self.step}: {broken[0]} and {len(broken) - 1} more tensors of the network stopped being finite "
+                "since the last checkpoint. Lower the learning rate, warm up for longer, or use precision bf16 or fp32"
+            )
