@@ -52,8 +52,8 @@ Publish = Callable[[Scored], tuple[list[Path], str]]
 def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Scored | None:
     """Train in `folder`, from the newest valid checkpoint there if `resume`. None if a signal ended it before the end.
 
-    `publish` makes the files that shall be kept with the final scores, and the text that describes the run. Called by every process of a launch. Raises ConfigError or ValueError for a mistake of the user, before the first
-    iteration.
+    Called by every process of a launch. `publish` makes the files that shall be kept with the final scores, and the
+    text that describes the run. Raises ConfigError or ValueError for a mistake of the user, before the first iteration.
     """
     manifest = open_data(config)
     runtime = Runtime.start(
@@ -255,9 +255,13 @@ def _code_version() -> dict[str, Any]:
 
 
 def _leave(signal: str, folder: Path, runtime: Runtime, tracker: Tracker) -> None:
-    """End on a signal. A marker asks whoever started the job to start it again; an interrupt by hand leaves none."""
+    """End on a signal. A marker asks whoever started the job to start it again; an interrupt by hand leaves none.
+
+    All leave together: the launcher ends the others as soon as one has left, and the leading one has most to do.
+    """
     again = signal != "SIGINT"
     if runtime.leads and again:
         (folder / REQUEUE).write_text(f"{signal}\n")
     log.warning("stopped by %s; the checkpoint is published, continue with --resume", signal)
     tracker.finish(Status.SCHEDULED if again else Status.KILLED)
+    runtime.wait()
