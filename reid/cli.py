@@ -140,7 +140,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    name, *rest = arguments if arguments is not None else sys.argv[1:] or ["--help"]
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name not in COMMANDS:
         lines = [f"  {command:<10} {summary}" for command, (_, summary) in COMMANDS.items()]
         print("\n".join(["usage: reid COMMAND [options]; `reid COMMAND --help` lists them", "", *lines]))
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _base(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     """The configuration that --config names, or the paper's, and the arguments left."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="reid", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     found, rest = parser.parse_known_args(arguments)
     return configuration.from_yaml(found.config) if found.config else Config(), rest

@@ -16,7 +16,9 @@ from reid.types import Distance, Embedding, Recipe, Variant
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class Data(_Section):
@@ -157,7 +159,7 @@ class Engine(_Section):
     checkpoint_every_steps: int = Field(268, gt=0)
     """Iterations between two checkpoints; there is one after every evaluation too."""
     keep_checkpoints: int = Field(2, ge=2)
-    """Newest checkpoints that are kept, beside the best one."""
+    """Newest checkpoints that are kept."""
 
 
 class Tracking(_Section):
@@ -241,7 +243,7 @@ def from_yaml(path: Path) -> Config:
         raise ConfigError(
             f"{path}: {error.strerror}; give a YAML file, such as launch/experiments/vcm.yaml"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this is no YAML: {error}") from error
     return from_dict(content or {}, str(path))
 
