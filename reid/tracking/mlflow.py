@@ -41,6 +41,7 @@ def quiet_environment() -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_CONFIGURE_LOGGING": "false",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)

@@ -5,11 +5,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,65 @@ class Server:
             return False
 
 
+class Grumpy(ThreadingHTTPServer):
+    """Stands in front of a server and passes requests on, slowly (`delay_seconds`) or not at all (`refusal`: a code)."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), _PassOn)
+        self.behind = behind
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.refusal: int | None = None
+        self.delay_seconds = 0.0
+        self.num_requests = 0
+
+
+class _PassOn(BaseHTTPRequestHandler):
+    server: Grumpy
+
+    def pass_on(self) -> None:
+        self.server.num_requests += 1
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(self.server.delay_seconds)
+        if self.server.refusal is not None:
+            self.answer(self.server.refusal, b"no")
+            return
+        headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+        request = urllib.request.Request(
+            self.server.behind + self.path, body or None, headers, method=self.command
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as found:
+                self.answer(found.status, found.read())
+        except urllib.error.HTTPError as error:
+            self.answer(error.code, error.read())
+        except OSError:
+            self.answer(502, b"nobody there")
+
+    def answer(self, code: int, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815  # so http.server calls them
+
+
+@pytest.fixture
+def grumpy(server: Server) -> Iterator[Grumpy]:
+    """A proxy in front of `server`."""
+    proxy = Grumpy(server.uri)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+
+
 @pytest.fixture
 def server(empty_database, tmp_path) -> Iterator[Server]:
     """A server that is not started yet."""
@@ -97,9 +157,3 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < give_up, f"not within {seconds} s"
         time.sleep(0.1)
-
-
-@contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    started = time.monotonic()
-    yield lambda: time.monotonic() - started

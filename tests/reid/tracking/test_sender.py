@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from reid.tracking import names
 from reid.tracking.journal import Kind, read
 from reid.tracking.mlflow import STATE_NAME
+from reid.tracking.runs import summary
 from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, sync
 from reid.tracking.tracker import OFFLINE, Tracker
 
@@ -62,7 +63,7 @@ def steps_in_journal(run: Path) -> list[int | None]:
     return [record.step for record in read(run) if record.kind is Kind.METRICS]
 
 
-def assert_complete(uri: str, experiment: str, run: Path) -> None:
+def assert_complete(uri: str, run: Path) -> None:
     """Every point of the journal is on the server, once."""
     run_id = json.loads((run / STATE_NAME).read_text())[uri]["run_id"]
     history = MlflowClient(uri).get_metric_history(run_id, names.Metric.LOSS)
@@ -93,35 +94,49 @@ def test_every_ending_is_told_truthfully_and_in_time(runs):
     assert time.monotonic() - ended < 30
     for ending, trainer in trainers.items():
         trainer.wait(30)
-        assert_complete(f"sqlite:///{runs}/mlflow.db", "endings", runs / ending)
+        assert_complete(f"sqlite:///{runs}/mlflow.db", runs / ending)
     senders = [p for p in psutil.process_iter(["cmdline"]) if str(runs) in " ".join(p.info["cmdline"] or [])]
     psutil.wait_procs(senders, 10)
     assert not any(p.is_running() for p in senders)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_server_that_comes_late_freezes_and_dies_loses_no_point(server, tmp_path):
+@pytest.mark.timeout(400)
+def test_a_server_that_comes_late_refuses_crawls_freezes_and_dies_loses_no_point(
+    server, grumpy, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
     run = tmp_path / "runs" / "a"
-    trainer = start_trainer(run, "normal", server.uri)
-    wait_for(lambda: (run / "sender.log").exists() and "attempt 1" in (run / "sender.log").read_text(), 60)
+    trainer = start_trainer(run, "normal", grumpy.uri)
+
+    def after_requests(count):
+        """Wait until the sender has tried again, whatever it met, and the training has gone on meanwhile."""
+        requests, steps = grumpy.num_requests, len(steps_in_journal(run))
+        wait_for(lambda: grumpy.num_requests >= requests + count, 60)
+        wait_for(lambda: len(steps_in_journal(run)) > steps + 10, 10)
+
+    wait_for(lambda: grumpy.num_requests > 0, 60)  # the server is down at the start
     server.start()
     wait_for((run / STATE_NAME).exists, 60)
+    for grumpy.refusal in (500, 403):
+        after_requests(1)
+    grumpy.refusal, grumpy.delay_seconds = None, 2.0
+    after_requests(2)
+    grumpy.delay_seconds = 0.0
     server.signal(signal.SIGSTOP)
-    steps = len(steps_in_journal(run))
-    wait_for(lambda: len(steps_in_journal(run)) > steps + 60, 30)
+    after_requests(1)
     server.signal(signal.SIGCONT)
     server.stop()
-    steps = len(steps_in_journal(run))
-    wait_for(lambda: len(steps_in_journal(run)) > steps + 20, 30)
+    after_requests(1)
     server.start()
     (run / "end").touch()
     assert trainer.wait(45) == 0
-    sync(run, server.uri)
-    assert_complete(server.uri, "endings", run)
-    assert runs_of(server.uri, "endings")["normal"].info.status == "FINISHED"
+    sync(run, grumpy.uri)
+    assert_complete(grumpy.uri, run)
+    assert runs_of(grumpy.uri, "endings")["normal"].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_without_any_server_the_end_waits_no_longer_than_it_was_told(tmp_path):
     run = tmp_path / "runs" / "a"
     trainer = start_trainer(run, "hurried", "http://127.0.0.1:9")
@@ -130,6 +145,29 @@ def test_without_any_server_the_end_waits_no_longer_than_it_was_told(tmp_path):
     assert trainer.wait(30) == 0
     assert time.monotonic() - started < 4 + 2
     assert inspect.signature(Tracker.finish).parameters["wait_seconds"].default <= 30
+
+
+def test_secrets_of_the_server_reach_no_file(tmp_path):
+    """The address with a password goes to the sender by its environment, and the sender's log strikes it out."""
+    run = tmp_path / "run"
+    Tracker.open(run, experiment="e", run_name="r", tracking_uri=OFFLINE)._journal.close()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": "http://ann:canary-1@127.0.0.1:9",
+        "MLFLOW_TRACKING_PASSWORD": "canary-2",
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    command = [sys.executable, "-m", "reid.tracking.sender", str(run), "--watch", str(ended.pid)]
+    with (run / "sender.log").open("wb") as log:
+        sender = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    wait_for(lambda: "attempt 1" in (run / "sender.log").read_text(), 60)
+    sender.kill()
+    sender.wait()
+    assert "127.0.0.1" in (run / "sender.log").read_text()
+    assert not any(b"canary" in file.read_bytes() for file in run.iterdir())
+    assert summary(run).status == "KILLED"
 
 
 def test_a_watch_does_not_believe_in_the_dead():
