@@ -78,18 +78,19 @@ def results(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic:
     """Both directions in percent, with the scores of random guessing below each."""
     rows: list[tuple[str, ...]] = []
     for direction, result in results.items():
-        rows.append((title_of(direction), *_scores(result), str(result.num_queries)))
-        rows.append(("  by chance", *_scores(result.chance), ""))
+        rows.append((title_of(direction), *_scores(result)))
+        rows.append(("  by chance", *_scores(result.chance)))
     faint = frozenset(range(1, len(rows), 2))
-    rows.append(("Mean", *map(percent, _mean(results).values()), ""))
+    rows.append(("Mean", *map(percent, _mean(results).values())))
+    queries = " and ".join(str(result.num_queries) for result in results.values())
     skipped = sum(result.num_skipped for result in results.values())
     removed = sum(result.num_removed_pairs for result in results.values())
     notes = (
         "Percent; one checkpoint for both directions.",
         f"Protocol: {protocol}.",
-        f"{skipped} queries without a match in the gallery were not counted; {removed} pairs were removed.",
+        f"{queries} queries; {skipped} without a match in the gallery were not counted; {removed} pairs were removed.",
     )
-    columns = ("", *(f"Rank-{k}" for k in RANKS), "mAP", "mINP", "queries")
+    columns = ("", *(f"Rank-{k}" for k in RANKS), "mAP", "mINP")
     return Table(labelled("Retrieval", synthetic), columns, tuple(rows), notes, faint)
 
 
