@@ -48,9 +48,8 @@ class Crew:
         num_workers = min(num_workers, len(indices))
         self._slots = _Slots(num_workers * ITEMS_AHEAD + SPARE_SLOTS, shape)
         workers: list[_Worker] = []
-        self._dismissal = Finalize(
-            self, _dismiss, args=(workers,), exitpriority=0
-        )  # at exit: before it waits
+        # At exit, finalizers with a priority run before the processes that are left are waited for.
+        self._dismissal = Finalize(self, _dismiss, args=(workers,), exitpriority=0)
         for _ in range(num_workers):
             workers.append(_hire(fill, self._slots.pixels, workers))
         self._orders = zip(indices, cycle(workers), strict=False)
