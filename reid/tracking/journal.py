@@ -163,6 +163,7 @@ class Journal:
         self.points: dict[tuple[str, int], Point] = {}
         self.run: dict[str, Any] | None = None
         self.num_starts = 0
+        self.is_running = False
         self._sequence = 0
         self._lock = lock
         tail = Tail(path)
@@ -220,6 +221,7 @@ class Journal:
         self.sync()
         os.close(self._file)
         os.close(self._lock)
+        self._file = -1  # the number may soon be another file's
 
     def _replay(self, tail: Tail) -> None:
         for record in tail.poll():
@@ -237,6 +239,9 @@ class Journal:
                 self.run = record.data
             case Kind.START:
                 self.num_starts += 1
+                self.is_running = True
+            case Kind.FINISH:
+                self.is_running = False
             case Kind.PARAMS:
                 self.params.update(record.data)
             case Kind.TAGS:

@@ -16,14 +16,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from reid.tracking import names
+from reid.tracking import names, target
 from reid.tracking.journal import Kind, Record, header
+from reid.tracking.target import Target, redacted
 
-STATE_NAME = "mlflow.json"
 REFUSED_NAME = "refused.jsonl"
 MAX_METRICS = 1000
 MAX_PARAMS = 100
@@ -58,18 +57,6 @@ class RunLostError(RuntimeError):
     """The server has forgotten a run that it had: its database was lost or replaced."""
 
 
-@dataclass
-class Target:
-    """How far a run has come on one server. `offset` counts the bytes of the journal that are there; `has_parent` tells
-    whether it was linked to the run above it.
-    """
-
-    experiment_id: str
-    run_id: str
-    offset: int = 0
-    has_parent: bool = False
-
-
 class Replay:
     """One run on one server. `send` may fail at any time, and is then called again with the same records."""
 
@@ -84,8 +71,8 @@ class Replay:
     @property
     def offset(self) -> int:
         """Bytes of the journal that this server has, as far as this machine knows."""
-        state = _read_state(self._run_folder).get(redacted(self._uri))
-        return Target(**state).offset if state else 0
+        known = target.load(self._run_folder, self._uri)
+        return known.offset if known else 0
 
     def connect(self, started: float) -> Target:
         """Find the run on the server, or make it (`started`: seconds since 1970)."""
@@ -94,18 +81,16 @@ class Replay:
         with _first_use_alone(self._uri):
             self._client = self._mlflow.MlflowClient(self._uri)
             experiment_id = self._experiment()
-        known = _read_state(self._run_folder).get(redacted(self._uri))
-        if known:
+        known = target.load(self._run_folder, self._uri)
+        if known is not None:
             with self._noticing_a_loss():
-                self._client.get_run(known["run_id"])
-            self._target = Target(**known)
+                self._client.get_run(known.run_id)
         else:
-            run_id = self._find_run(experiment_id, self._header["uid"]) or self._create_run(
-                experiment_id, started
-            )
-            self._target = Target(experiment_id, run_id)
-            self._remember(self._target)
-        return self._target
+            run_id = self._find_run(experiment_id, self._header["uid"])
+            known = Target(experiment_id, run_id or self._create_run(experiment_id, started))
+            target.save(self._run_folder, self._uri, known)
+        self._target = known
+        return known
 
     def send(self, records: list[Record], offset: int) -> None:
         """Bring records to the server; `offset` is where the journal continues behind them.
@@ -114,19 +99,19 @@ class Replay:
         beginning of the journal. A record that the server refuses for what it says is written to `RUN/refused.jsonl`, and
         the others go on.
         """
-        target = self.connect(records[0].time)
+        run = self.connect(records[0].time)
         with self._noticing_a_loss():
             for group in _groups(records):
                 try:
-                    self._send_group(target, group)
+                    self._send_group(run, group)
                 except self._mlflow.MlflowException as error:
                     if error.error_code != "INVALID_PARAMETER_VALUE":
                         raise
                     for record in group:
-                        self._send_or_refuse(target, record)
-            self._link_parent(target)
-        target.offset = offset
-        self._remember(target)
+                        self._send_or_refuse(run, record)
+            self._link_parent(run)
+        run.offset = offset
+        target.save(self._run_folder, self._uri, run)
 
     def beat(self, now: float) -> None:
         """Tell the server that the run lives. `now` in seconds since 1970."""
@@ -156,13 +141,13 @@ class Replay:
         run = self._client.create_run(experiment_id, _milliseconds(started), tags, self._header["name"])
         return str(run.info.run_id)
 
-    def _link_parent(self, target: Target) -> None:
+    def _link_parent(self, run: Target) -> None:
         """MLflow nests a run below another by that one's id, which exists only once that one was sent."""
-        if self._header["parent_uid"] and not target.has_parent:
-            parent = self._find_run(target.experiment_id, self._header["parent_uid"])
+        if self._header["parent_uid"] and not run.has_parent:
+            parent = self._find_run(run.experiment_id, self._header["parent_uid"])
             if parent:
-                self._client.set_tag(target.run_id, names.Tag.PARENT, parent)
-                target.has_parent = True
+                self._client.set_tag(run.run_id, names.Tag.PARENT, parent)
+                run.has_parent = True
 
     @contextmanager
     def _noticing_a_loss(self) -> Iterator[None]:
@@ -172,51 +157,47 @@ class Replay:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._target = None
-            self._remember(None)
+            target.save(self._run_folder, self._uri, None)
             raise RunLostError(f"{redacted(self._uri)} no longer has this run: {error}") from error
 
-    def _remember(self, target: Target | None) -> None:
-        state = _read_state(self._run_folder)
-        state.pop(redacted(self._uri), None)
-        if target is not None:
-            state[redacted(self._uri)] = asdict(target)
-        path = self._run_folder / STATE_NAME
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(state, indent=1) + "\n")
-        draft.replace(path)
-
-    def _send_or_refuse(self, target: Target, record: Record) -> None:
+    def _send_or_refuse(self, run: Target, record: Record) -> None:
         try:
-            self._send_group(target, [record])
+            self._send_group(run, [record])
         except self._mlflow.MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            log.error("MLflow refuses record %d (%s): %s", record.sequence, record.kind, error)  # noqa: TRY400
-            with (self._run_folder / REFUSED_NAME).open("a") as file:
-                file.write(json.dumps({"sequence": record.sequence, "reason": str(error)}) + "\n")
+            self._refuse(record, str(error))
 
-    def _send_group(self, target: Target, group: list[Record]) -> None:
+    def _refuse(self, record: Record, reason: str) -> None:
+        log.error("record %d (%s) cannot be sent: %s", record.sequence, record.kind, reason)
+        with (self._run_folder / REFUSED_NAME).open("a") as file:
+            file.write(json.dumps({"sequence": record.sequence, "reason": redacted(reason)}) + "\n")
+
+    def _send_group(self, run: Target, group: list[Record]) -> None:
         record = group[0]
         match record.kind:
             case Kind.METRICS | Kind.PARAMS | Kind.TAGS:
-                self._send_values(target, group)
+                self._send_values(run, group)
             case Kind.ARTIFACT:
                 path = self._run_folder / record.data["path"]
-                self._client.log_artifact(target.run_id, str(path), record.data["folder"])
+                if path.exists():
+                    self._client.log_artifact(run.run_id, str(path), record.data["folder"])
+                else:
+                    self._refuse(record, f"{path} is no longer there")
             case Kind.DATASET:
-                self._send_dataset(target, record)
+                self._send_dataset(run, record)
             case Kind.CHECKPOINT:
-                self._send_checkpoint(target, record)
+                self._send_checkpoint(run, record)
             case Kind.START:
-                self._client.update_run(target.run_id, status="RUNNING")
+                self._client.update_run(run.run_id, status="RUNNING")
             case Kind.FINISH if record.data["status"] == "SCHEDULED":
-                self._client.update_run(target.run_id, status="SCHEDULED")
+                self._client.update_run(run.run_id, status="SCHEDULED")
             case Kind.FINISH:
-                self._client.set_terminated(target.run_id, record.data["status"], _milliseconds(record.time))
+                self._client.set_terminated(run.run_id, record.data["status"], _milliseconds(record.time))
             case Kind.RUN:
                 pass
 
-    def _send_values(self, target: Target, group: list[Record]) -> None:
+    def _send_values(self, run: Target, group: list[Record]) -> None:
         entities = self._mlflow.entities
         metrics, params, tags = [], [], []
         for record in group:
@@ -229,9 +210,9 @@ class Replay:
                     params.append(entities.Param(key, value))
                 else:
                     tags.append(entities.RunTag(key, value))
-        self._client.log_batch(target.run_id, metrics=metrics, params=params, tags=tags)
+        self._client.log_batch(run.run_id, metrics=metrics, params=params, tags=tags)
 
-    def _send_dataset(self, target: Target, record: Record) -> None:
+    def _send_dataset(self, run: Target, record: Record) -> None:
         entities, data = self._mlflow.entities, record.data
         dataset = entities.Dataset(
             name=data["name"],
@@ -241,9 +222,9 @@ class Replay:
             profile=json.dumps(data["profile"]),
         )
         context = [entities.InputTag(names.CONTEXT_OF_DATASET, data["role"])]
-        self._client.log_inputs(target.run_id, [entities.DatasetInput(dataset, context)])
+        self._client.log_inputs(run.run_id, [entities.DatasetInput(dataset, context)])
 
-    def _send_checkpoint(self, target: Target, record: Record) -> None:
+    def _send_checkpoint(self, run: Target, record: Record) -> None:
         """A model that stands for the checkpoint: its name, its scores, and a link from the run at the step."""
         entities, data, step = self._mlflow.entities, record.data, record.step or 0
         tags = {
@@ -251,12 +232,12 @@ class Replay:
             names.ModelTag.DIGEST: data["digest"],
             names.ModelTag.STEP: str(step),
         }
-        same = f"source_run_id = '{target.run_id}' AND tags.{names.ModelTag.STEP} = '{step}'"
-        found = self._client.search_logged_models([target.experiment_id], same, max_results=1)
+        same = f"source_run_id = '{run.run_id}' AND tags.{names.ModelTag.STEP} = '{step}'"
+        found = self._client.search_logged_models([run.experiment_id], same, max_results=1)
         model = found[0] if found else None
         if model is None:
             name = f"{_as_folder(self._header['name'])}-step-{step}"
-            model = self._client.create_logged_model(target.experiment_id, name, target.run_id, tags)
+            model = self._client.create_logged_model(run.experiment_id, name, run.run_id, tags)
         metrics = [
             entities.Metric(
                 key,
@@ -268,19 +249,11 @@ class Replay:
             for key, value in data["values"].items()
         ]
         if metrics:
-            self._client.log_batch(target.run_id, metrics=metrics)
+            self._client.log_batch(run.run_id, metrics=metrics)
         self._client.finalize_logged_model(model.model_id, "READY")
-        outputs = self._client.get_run(target.run_id).outputs
+        outputs = self._client.get_run(run.run_id).outputs
         if all(output.model_id != model.model_id for output in (outputs.model_outputs if outputs else [])):
-            self._client.log_outputs(target.run_id, [entities.LoggedModelOutput(model.model_id, step)])
-
-
-def redacted(text: str) -> str:
-    """Text as it may be written down: URIs without user and password, and none of the secrets of the environment."""
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "***")
-    return re.sub(r"//[^/@\s]*@", "//", text)
+            self._client.log_outputs(run.run_id, [entities.LoggedModelOutput(model.model_id, step)])
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -310,11 +283,6 @@ def _milliseconds(seconds: float) -> int:
 
 def _as_folder(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
-
-
-def _read_state(run_folder: Path) -> dict[str, Any]:
-    path = run_folder / STATE_NAME
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 @contextmanager

@@ -105,11 +105,15 @@ def attach(run_folder: Path, files: Mapping[Path, str], tags: Mapping[str, objec
 
 
 def bury(run_folder: Path, reason: str) -> bool:
-    """Write into the journal of a trainer that died without a word that it was killed. False if one is writing it."""
+    """Write into the journal of a trainer that died without a word that it was killed. False if one is writing it.
+
+    A journal that has its end already keeps that.
+    """
     try:
         with Journal.open(run_folder) as journal:
-            journal.append(Kind.TAGS, {names.Tag.ENDED_BY: reason})
-            journal.append(Kind.FINISH, {"status": Status.KILLED})
+            if journal.is_running:
+                journal.append(Kind.TAGS, {names.Tag.ENDED_BY: reason})
+                journal.append(Kind.FINISH, {"status": Status.KILLED})
     except JournalInUseError:
         return False
     return True

@@ -16,13 +16,15 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import psutil
 
 from reid.tracking.journal import FILE_NAME, Kind, Record, Tail
-from reid.tracking.mlflow import Replay, RunLostError, redacted
+from reid.tracking.mlflow import Replay, RunLostError
 from reid.tracking.runs import beat, bury
+from reid.tracking.target import redacted
 from reid.tracking.tracker import TRACKING_URI
 
 LOCK_NAME = "sender.lock"
@@ -58,46 +60,55 @@ class Watch:
 
 
 class Courier:
-    """Carries records from the end of the journal to the server. `ended` tells whether the journal's last life is over."""
+    """Carries records from the journal to the server. `ended` tells whether the journal's last life is over."""
 
     def __init__(self, run_folder: Path, tracking_uri: str) -> None:
         self.ended = False
         self.num_sent = 0
-        self._path = run_folder / FILE_NAME
+        self._run_folder = run_folder
         self._replay = Replay(run_folder, tracking_uri)
-        self._tail = Tail(self._path, self._replay.offset)
+        self._tail = Tail(run_folder / FILE_NAME)
         self._unsent: deque[tuple[Record, int]] = deque()
         self._next_beat = 0.0
 
     def read_on(self) -> None:
         """Take what was written since the last call."""
+        there = self._replay.offset
         for record in self._tail.poll():
-            self._unsent.append((record, self._tail.offset))
-            if record.kind in (Kind.START, Kind.FINISH):
-                self.ended = record.kind is Kind.FINISH
+            self.ended = ended_by(record, self.ended)
+            if self._tail.offset > there:
+                self._unsent.append((record, self._tail.offset))
 
     def deliver(self) -> None:
-        """Send all that was read, and a heartbeat when it is time. Raises what MLflow and its transport raise."""
+        """Send all that was read. Raises what MLflow and its transport raise."""
         try:
             self._deliver()
         except RunLostError as error:
             log.warning("%s; sending all of it again", error)
-            self._tail = Tail(self._path)
+            self._tail = Tail(self._run_folder / FILE_NAME)
             self._unsent.clear()
             self.read_on()
             self._deliver()
 
+    def beat(self) -> None:
+        """Leave a sign of life on the server and beside the journal, when it is time. Raises like `deliver`."""
+        if time.monotonic() >= self._next_beat:
+            beat(self._run_folder)
+            self._replay.beat(time.time())
+            self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+
     def _deliver(self) -> None:
         while self._unsent:
-            batch = [self._unsent[i] for i in range(min(MAX_RECORDS, len(self._unsent)))]
+            batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])
             for _ in batch:
                 self._unsent.popleft()
             self.num_sent += len(batch)
-        if not self.ended and time.monotonic() >= self._next_beat:
-            beat(self._path.parent)
-            self._replay.beat(time.time())
-            self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+
+
+def ended_by(record: Record, ended: bool) -> bool:
+    """Whether a run's life is over after a record, if it was so before."""
+    return record.kind is Kind.FINISH or (ended and record.kind is not Kind.START)
 
 
 def sync(run_folder: Path, tracking_uri: str) -> int:
@@ -107,7 +118,6 @@ def sync(run_folder: Path, tracking_uri: str) -> int:
     """
     with _alone(run_folder, wait=False):
         courier = Courier(run_folder, tracking_uri)
-        courier.ended = True
         courier.read_on()
         courier.deliver()
         return courier.num_sent
@@ -130,6 +140,7 @@ def follow(run_folder: Path, tracking_uri: str, watch: Watch) -> None:
                 num_failures = 0
                 if courier.ended:
                     return
+                courier.beat()
             except Exception as error:  # noqa: BLE001  # whatever a server or its client does, the sender outlives it
                 num_failures += 1
                 pause = min(2.0**num_failures, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -150,12 +161,15 @@ def _alone(run_folder: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
-def _leave_in_time(watch: Watch) -> None:
-    """End this process GRACE_SECONDS after the trainer, also from the middle of a request that hangs."""
-    while watch.is_alive():
+def _leave_in_time(run_folder: Path, watch: Watch) -> None:
+    """End this process GRACE_SECONDS after the run or the trainer, also from the middle of a request that hangs."""
+    tail, ended = Tail(run_folder / FILE_NAME), False
+    while watch.is_alive() and not ended:
+        for record in tail.poll():
+            ended = ended_by(record, ended)
         time.sleep(POLL_SECONDS)
     time.sleep(GRACE_SECONDS)
-    log.warning("leaving with records unsent; complete the run with: reid runs sync")
+    log.warning("leaving with records unsent; complete the run with: reid runs sync %s", run_folder)
     os._exit(UNSENT)
 
 
@@ -176,7 +190,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.nice(10)
     watch = Watch(arguments.watch)
-    threading.Thread(target=_leave_in_time, args=[watch], daemon=True).start()
+    threading.Thread(target=_leave_in_time, args=[arguments.run_folder, watch], daemon=True).start()
     with _alone(arguments.run_folder, wait=True):
         follow(arguments.run_folder, os.environ[TRACKING_URI], watch)
 

@@ -173,13 +173,19 @@ class Tracker:
         if self._sender is not None:
             self._sender.ensure_running()
 
-    def finish(self, status: str, wait_seconds: float = 30.0) -> None:
-        """End this life of the run, and give the sender `wait_seconds` to complete. A second call does nothing."""
+    def finish(self, status: str, wait_seconds: float | None = None) -> None:
+        """End this life of the run, and wait for the sender to complete. A second call does nothing.
+
+        The wait is at most `wait_seconds`: by default 30, and 3 for a run that is being stopped, as machines that stop a
+        run give it little time. The sender goes on for as long as it may.
+        """
         if self._ended:
             return
         self._ended = True
         self._journal.append(Kind.FINISH, {"status": Status(status)})
         self._journal.close()
+        if wait_seconds is None:
+            wait_seconds = 3.0 if status in (Status.SCHEDULED, Status.KILLED) else 30.0
         if self._sender is not None:
             self._sender.wait(wait_seconds)
 
@@ -222,7 +228,7 @@ class SilentTracker(Tracker):
     def sync(self) -> None:
         pass
 
-    def finish(self, status: str, wait_seconds: float = 30.0) -> None:
+    def finish(self, status: str, wait_seconds: float | None = None) -> None:
         pass
 
 
@@ -267,17 +273,18 @@ class Sender:
         return self._process
 
     def wait(self, seconds: float) -> None:
-        """Wait for the process to end, and end it then; say how to complete what it leaves."""
-        process = self.ensure_running()
+        """Wait for the process to end; say how to complete what it leaves."""
+        process = self._process
+        if process is None or process.poll() not in (None, 0):
+            process = self.ensure_running()
         try:
             is_complete = process.wait(seconds) == 0
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             is_complete = False
         if not is_complete:
             log.warning(
-                "not all of this run has reached MLflow. The journal has it; send it later with: reid runs sync %s",
+                "MLflow does not have all of this run yet. The journal has: if the sender cannot complete it, do so with "
+                "`reid runs sync %s`",
                 self._run_folder,
             )
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reid.tracking import names
+from reid.tracking import names, target
 from reid.tracking.journal import FILE_NAME
-from reid.tracking.mlflow import REFUSED_NAME, STATE_NAME, reap, redacted
+from reid.tracking.mlflow import REFUSED_NAME, reap
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
 
@@ -74,7 +74,7 @@ def test_sending_again_from_the_beginning_changes_nothing(runs):
     journal_of(runs / "a")
     sync(runs / "a", tracking_uri_of(runs / "a"))
     before = Found(runs)
-    (runs / "a" / STATE_NAME).unlink()
+    (runs / "a" / target.FILE_NAME).unlink()
     assert sync(runs / "a", tracking_uri_of(runs / "a")) > 0
     after = Found(runs)
     assert len(after.runs) == 1
@@ -106,7 +106,7 @@ def test_a_run_folder_may_be_sent_from_another_place(runs, tmp_path):
     moved.parent.mkdir()
     (runs / "a").rename(moved)
     journal_of(moved, steps=range(4, 9), resume=True)
-    (moved / STATE_NAME).unlink()
+    (moved / target.FILE_NAME).unlink()
     sync(moved, f"sqlite:///{runs}/mlflow.db")
     found = Found(runs)
     assert len(found.runs) == 1
@@ -149,13 +149,24 @@ def test_a_record_that_the_server_refuses_is_named_and_the_others_arrive(runs):
     with Tracker.open(runs / "a", experiment="e", run_name="x", tracking_uri=OFFLINE, resume=True) as tracker:
         tracker.params({"seed": 2})
         tracker.metrics(1, {"train/loss": 1.0})
-    (runs / "a" / STATE_NAME).unlink()
+    (runs / "a" / target.FILE_NAME).unlink()
     sync(runs / "a", tracking_uri_of(runs / "a"))
     found = Found(runs)
     assert found.run.data.params == {"seed": "1"}
     assert found.history("train/loss") == [(1, 1.0)]
     (refused,) = [json.loads(line) for line in (runs / "a" / REFUSED_NAME).read_text().splitlines()]
     assert "seed" in refused["reason"]
+
+
+def test_a_file_that_has_gone_is_named_and_holds_up_nothing(runs):
+    with Tracker.open(runs / "a", experiment="an experiment", run_name="x", tracking_uri=OFFLINE) as tracker:
+        (runs / "a" / "gone.txt").write_text("x")
+        tracker.artifact(runs / "a" / "gone.txt", names.Folder.CONFIG)
+        (runs / "a" / "gone.txt").unlink()
+        tracker.metrics(1, {"train/loss": 1.0})
+    sync(runs / "a", tracking_uri_of(runs / "a"))
+    assert Found(runs).history("train/loss") == [(1, 1.0)]
+    assert "gone.txt is no longer there" in (runs / "a" / REFUSED_NAME).read_text()
 
 
 def test_a_child_hangs_below_its_parent_also_when_the_parent_comes_later(runs):
@@ -191,17 +202,3 @@ def test_runs_whose_node_vanished_are_closed_and_no_others(runs):
     assert statuses == expected
     with pytest.raises(ValueError, match="has no experiment 'other'"):
         reap(f"sqlite:///{runs}/mlflow.db", "other", 300)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("https://ann:pass@host:5000/x", "https://host:5000/x"),
-        ("postgresql://u:p@db/mlflow", "postgresql://db/mlflow"),
-        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
-        ("token is canary123 here", "token is *** here"),
-    ],
-)
-def test_secrets_are_struck_out(monkeypatch, text, expected):
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary123")
-    assert redacted(text) == expected

@@ -103,6 +103,12 @@ def test_a_dead_trainer_is_buried_but_never_a_living_one(tmp_path):
     assert (found.status, found.tags["ended_by"]) == ("KILLED", "a test")
 
 
+def test_a_run_that_has_ended_is_not_buried(tmp_path):
+    opened(tmp_path / "a").finish(Status.FINISHED)
+    assert bury(tmp_path / "a", "a test")
+    assert summary(tmp_path / "a").status == "FINISHED"
+
+
 def test_only_runs_that_are_silent_for_long_are_reaped(tmp_path):
     vanished, beating = died(tmp_path / "vanished"), died(tmp_path / "beating")
     (beating / HEARTBEAT_NAME).touch()
