@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from preprocess.options import Options, Size
-from preprocess.vcm import MOST_REPORTED
+from preprocess.tree import MOST_REPORTED
 
 CORES = len(os.sched_getaffinity(0))
 INTERRUPTED = 130
@@ -30,14 +30,14 @@ Arguments = TypeVar("Arguments")
 
 @dataclass(frozen=True)
 class PackArguments:
-    """Pack a raw VCM tree into shards with a manifest.
+    """Pack a raw tree into shards with a manifest.
 
     The same call continues a pack that was interrupted. The result is the same, byte for byte, for any number of
     workers and parts.
     """
 
     source: Source
-    """The raw tree: the folder with the index files, or with info/ and the folders of the pictures."""
+    """The raw tree of VCM, in any of its layouts, or of BUPTCampus."""
     out: Out
     """The packed data set. It appears when it is complete; until then OUT.partial holds what is done."""
     options: Flat

@@ -10,7 +10,6 @@ the bytes depend on none of that. OUT itself is complete or not there.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from zlib import crc32
 
 from webdataset import TarWriter
 
-from preprocess import vcm, workers
+from preprocess import buptcampus, vcm, workers
 from preprocess.images import LARGEST_FILE, Picture, PictureError, Resizer, keep
 from preprocess.options import BadFrames, Mode, Options
 from preprocess.plan import (
@@ -38,11 +37,10 @@ from preprocess.progress import Progress, silent
 from preprocess.publish import sync, whole_file, write_whole
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
 from preprocess.seal import seal
-from preprocess.vcm import BadTreeError
+from preprocess.tree import BadTreeError
 from reid.data.manifest import DESCRIPTION, read_description
 from reid.data.shards import BLOCK, archive_size, frame_member, padded
 
-SYNTHETIC_FILE = "synthetic.json"
 READ_AHEAD = 64
 
 
@@ -89,14 +87,13 @@ def pack(
     if num_workers < 1:
         raise ValueError(f"The number of workers must be 1 or more, found {num_workers}.")
     out = Path(out)
-    tree = vcm.read(Path(source), options.mixed)
-    synthesis = _synthesis(tree.root)
-    dataset = "synthetic-vcm" if synthesis else "hitsz-vcm"
+    source = Path(source)
+    tree = (buptcampus if buptcampus.is_here(source) else vcm).read(source, options.mixed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        return _already_packed(out, identify(tree, dataset, options))
+        return _already_packed(out, identify(tree, options))
     stage = out.with_name(f"{out.name}.partial")
     try:
-        plan = make_plan(tree, dataset, options, stage / PLAN_FILE)
+        plan = make_plan(tree, options, stage / PLAN_FILE)
         shards = [] if seal_only else _share(plan, part)
         written = _write(plan, shards, stage, num_workers, progress)
     except BadTreeError:
@@ -105,22 +102,10 @@ def pack(
         raise
     if part is not None:
         return Packed(out, False, written, len(shards) - written, {})
-    description = seal(plan, stage, tree, synthesis, num_workers)
+    description = seal(plan, stage, tree, num_workers)
     stage.rename(out)
     sync(out.parent)
     return Packed(out, True, written, len(plan.shards) - written, description)
-
-
-def _synthesis(root: Path) -> dict[str, Any] | None:
-    """What `synthesize` says about a tree of its own; None for a real one."""
-    path = root / SYNTHETIC_FILE
-    if not path.is_file():
-        return None
-    try:
-        fields = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadTreeError(f"{path}: not the description of a synthetic tree: {error}") from error
-    return dict(fields)
 
 
 def _already_packed(out: Path, identifier: str) -> Packed:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from preprocess.images import LARGEST_FILE, fingerprint
 from preprocess.options import BadFrames, Mode, Options, Order
 from preprocess.publish import write_whole
-from preprocess.vcm import BadTreeError, Tree
+from preprocess.tree import BadTreeError, Tree
 from reid.data.manifest import VERSION
 from reid.data.shards import BLOCK, archive_size, padded, sample_json
 from reid.types import Split, Tracklet
@@ -85,23 +85,23 @@ def decisive(options: Options) -> dict[str, Any]:
     return fields | {"libraries": fingerprint()}
 
 
-def identify(tree: Tree, dataset: str, options: Options) -> str:
+def identify(tree: Tree, options: Options) -> str:
     """The id of the plan that `make_plan` would make. No picture is looked at."""
-    return _identifier(dataset, options, _planned(tree.tracklets, options.order))
+    return _identifier(tree.dataset, options, _planned(tree.tracklets, options.order))
 
 
-def make_plan(tree: Tree, dataset: str, options: Options, saved: Path) -> Plan:
+def make_plan(tree: Tree, options: Options, saved: Path) -> Plan:
     """The plan of a pack. The cut is read from `saved` if it is there, else made and written there.
 
     Raises BadTreeError if a file is missing, and ValueError if `saved` is the plan of another pack.
     """
     tracklets = _planned(tree.tracklets, options.order)
-    identifier = _identifier(dataset, options, tracklets)
+    identifier = _identifier(tree.dataset, options, tracklets)
     cut = _load(saved, identifier)
     if cut is None:
-        cut = _cut(dataset, options, tracklets, _sizes(tree.root, tracklets))
+        cut = _cut(tree.dataset, options, tracklets, _sizes(tree.root, tracklets))
         _save(saved, identifier, cut)
-    return Plan(identifier, dataset, options, tree.root, tracklets, cut)
+    return Plan(identifier, tree.dataset, options, tree.root, tracklets, cut)
 
 
 def _planned(tracklets: list[Tracklet], order: Order) -> list[PlannedTracklet]:

@@ -16,15 +16,14 @@ from preprocess.plan import PLAN_FILE, Plan, PlannedShard, decisive
 from preprocess.publish import sweep, sync, write_whole
 from preprocess.records import ShardRecord, describe, is_finished, write_tables
 from preprocess.statistics import count, differences
-from preprocess.vcm import Tree
+from preprocess.tree import Tree
+from preprocess.vcm import DATASET
 from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description, sha256
 
 logger = logging.getLogger(__name__)
 
 
-def seal(
-    plan: Plan, stage: Path, tree: Tree, synthesis: dict[str, Any] | None, num_workers: int
-) -> dict[str, Any]:
+def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int) -> dict[str, Any]:
     """Turn the shards in `stage` into a data set, ready to be renamed. Returns what its `dataset.json` says.
 
     Raises ValueError if shards are missing, and RuntimeError if one is not on disk as it was written.
@@ -51,21 +50,22 @@ def seal(
     sync((stage / TABLES[0]).parent)
     fields: dict[str, Any] = {
         "name": plan.dataset,
-        "synthetic": synthesis is not None,
+        "synthetic": tree.synthesis is not None,
         "plan": plan.id,
         "protocol": {"minimum_frames": plan.options.minimum_frames, "mixed": plan.options.mixed},
         "options": decisive(plan.options),
         "source": {
-            "layout": tree.layout.name,
+            "layout": tree.layout,
             "mixed_rows": tree.num_mixed,
             "notes": tree.notes,
             "skipped_frames": skipped,
-            "synthesis": synthesis,
+            "synthesis": tree.synthesis,
         },
     }
     counted = count(Manifest(stage, {**fields, "counts": {}}, digest=""))
+    published = tree.dataset == DATASET
     fields["source"]["differences"] = (
-        [] if synthesis else differences(counted, tree, plan.options.minimum_frames)
+        differences(counted, tree, plan.options.minimum_frames) if published else []
     )
     write_whole(stage / DESCRIPTION, describe(stage, {**fields, "counts": counted}))
     (stage / PLAN_FILE).unlink(missing_ok=True)

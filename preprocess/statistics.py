@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.options import Mixed
-from preprocess.vcm import Tree
+from preprocess.tree import Tree
 from reid.data.manifest import Manifest
 from reid.types import Modality, Role, Split
 

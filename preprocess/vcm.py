@@ -10,16 +10,18 @@ Rows and lines count from 1, ranges include their end. Pictures are found by the
 because stray files lie in them. A name is taken apart by a pattern, so no path can lead out of the tree.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from preprocess.options import Mixed
+from preprocess.tree import BadTreeError, Tree
 from reid.types import Modality, Role, Split, Tracklet
 
+DATASET = "hitsz-vcm"
 NAME_FILES = {Split.TRAIN: "train_name.txt", Split.TEST: "test_name.txt"}
 TRACK_FILES = {Split.TRAIN: "track_train_info.txt", Split.TEST: "track_test_info.txt"}
 QUERY_FILE = "query_IDX.txt"
@@ -33,20 +35,10 @@ LAYOUT_NAMES = {
     ("info", "Train/Train"): "Train/Train, Test/Test and info/",
 }
 LARGEST_INDEX = 1 << 30
-MOST_REPORTED = 20
+SYNTHETIC_FILE = "synthetic.json"
 
 _NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,3})T([0-9]{1,6})F([0-9]{1,6})\.jpg", re.ASCII)
 _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
-
-
-class BadTreeError(ValueError):
-    """A raw tree that cannot be packed as it is. The message lists every mistake found, each with file and line."""
-
-    @classmethod
-    def listing(cls, root: Path, mistakes: Iterable[str]) -> "BadTreeError":
-        found = list(mistakes)
-        more = [f"... and {len(found) - MOST_REPORTED} more"] if len(found) > MOST_REPORTED else []
-        return cls("\n  ".join([f"{root} cannot be packed:", *found[:MOST_REPORTED], *more]))
 
 
 class Layout(NamedTuple):
@@ -79,22 +71,12 @@ class Row(NamedTuple):
     camera: int
 
 
-@dataclass(slots=True)
-class Tree:
-    """A raw tree, read. `notes` says what was odd but not wrong, each with file and row."""
-
-    root: Path
-    layout: Layout
-    mixed: Mixed
-    tracklets: list[Tracklet] = field(default_factory=list)
-    num_mixed: dict[Split, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
 def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
     """Read the index files of a raw tree. Pictures are not touched. Raises BadTreeError."""
     layout = find_layout(root)
-    tree = Tree(root, layout, mixed)
+    synthesis = _synthesis(root)
+    dataset = "synthetic-vcm" if synthesis else DATASET
+    tree = Tree(root, dataset, layout.name, mixed, synthesis=synthesis)
     queries = _read_queries(layout)
     rows = {split: _read_rows(layout, split) for split in Split}
     names = {split: _read_names(layout, split) for split in Split}
@@ -107,7 +89,6 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
     for split in Split:
         tree.notes += _unused_lines(split, rows[split], len(names[split]))
         tree.notes += _disorder(split, rows[split], names[split])
-        tree.num_mixed[split] = 0
         for row in rows[split]:
             role = (
                 Role.TRAIN if split is Split.TRAIN else Role.QUERY if row.number in queries else Role.GALLERY
@@ -120,6 +101,17 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
             f"queries, the first is row {min(infrared - queries.keys())}; they join the gallery"
         )
     return tree
+
+
+def _synthesis(root: Path) -> dict[str, Any] | None:
+    """What `synthesize` says about a tree of its own; None for a real one."""
+    path = root / SYNTHETIC_FILE
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise BadTreeError(f"{path}: not the description of a synthetic tree: {error}") from error
 
 
 def find_layout(root: Path) -> Layout:

@@ -14,7 +14,8 @@ import webdataset
 from preprocess.images import decode, read_header
 from preprocess.options import BadFrames, Check, Mixed, Mode, Options, Order, Size
 from preprocess.pack import Part, pack
-from preprocess.vcm import BadTreeError, read
+from preprocess.tree import BadTreeError
+from preprocess.vcm import read
 from preprocess.verify import verify
 from reid.data.manifest import Manifest
 from reid.data.shards import ShardReader

@@ -5,7 +5,7 @@ import pytest
 from preprocess.options import Mixed, Options
 from preprocess.pack import pack
 from preprocess.statistics import PUBLISHED, PUBLISHED_FRAMES, count, differences, inspect, same_camera_pairs
-from preprocess.vcm import Layout, Tree
+from preprocess.tree import Tree
 from reid.data.manifest import Manifest
 from reid.types import Modality, Split
 
@@ -22,7 +22,7 @@ def published_counts() -> dict[str, dict[str, dict[str, int]]]:
 
 @pytest.fixture
 def tree() -> Tree:
-    return Tree(Path(), Layout("", Path(), {}), Mixed.KEEP, num_mixed=dict.fromkeys(Split, 0))
+    return Tree(Path(), "hitsz-vcm", "flat")
 
 
 def test_the_published_data_set_differs_in_nothing(tree):

@@ -1,0 +1,138 @@
+"""BUPTCampus: lists of tracklets and a table of their frames -> tracklets, or an error that names the file and the line.
+
+    train.txt, query.txt, gallery.txt   lines `identity modality camera tracklet`; modality RGB, IR, or RGB/IR for both
+    data_paths.json                     identity -> modality -> camera -> tracklet -> paths of the frames below DATA/
+
+Not read: train_auxiliary.txt, whose identities are seen by one camera, and the folders FakeIR, which are generated.
+The official protocol differs from that of VCM: 10 frames of a tracklet, and no camera is left out.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from preprocess.options import Mixed
+from preprocess.tree import BadTreeError, Tree
+from reid.types import Modality, Role, Split, Tracklet
+
+PATHS_FILE = "data_paths.json"
+LISTS = {Role.TRAIN: "train.txt", Role.QUERY: "query.txt", Role.GALLERY: "gallery.txt"}
+PUBLISHED_LINES = {Role.TRAIN: 3_574, Role.QUERY: 1_076, Role.GALLERY: 4_844}
+CAMERAS = {name: number for number, name in enumerate(("LS3", "G25", "CQ1", "W4", "TSG1", "TSG2"), 1)}
+FOLDERS = {Modality.VISIBLE: "RGB", Modality.INFRARED: "IR"}
+LARGEST_TABLE = 1 << 30
+
+_LINE = re.compile(r"([0-9]{1,5}) (RGB/IR|RGB|IR) ([A-Z0-9]+) ([0-9]{1,6})", re.ASCII)
+_FRAME = re.compile(r"(?:[A-Za-z0-9_-]+/)+[A-Za-z0-9_-]+\.jpg", re.ASCII)
+
+
+class Line(NamedTuple):
+    """A line of a list: the words that find its frames in the table."""
+
+    number: int
+    identity: str
+    modalities: tuple[Modality, ...]
+    camera: str
+    tracklet: str
+
+
+def is_here(root: Path) -> bool:
+    """Whether a folder is a BUPTCampus tree."""
+    return (root / PATHS_FILE).is_file()
+
+
+def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
+    """Read the lists of a BUPTCampus tree. Pictures are not touched. Raises BadTreeError."""
+    table = _read_table(root / PATHS_FILE)
+    tree = Tree(root, "buptcampus", "BUPTCampus: lists in the root, pictures in DATA/", mixed)
+    mistakes: list[str] = []
+    for role, name in LISTS.items():
+        lines = list(_lines(root / name, mistakes))
+        if len(lines) != PUBLISHED_LINES[role]:
+            tree.notes.append(f"{name}: {PUBLISHED_LINES[role]:,} lines published, {len(lines):,} found")
+        for line in lines:
+            tree.tracklets += _tracklets(role, line, table, mistakes)
+    train = {tracklet.identity for tracklet in tree.tracklets if tracklet.split is Split.TRAIN}
+    mistakes += [
+        f"{tracklet.source}:{tracklet.row}: identity {tracklet.identity} is also in the training split"
+        for tracklet in tree.tracklets
+        if tracklet.split is Split.TEST and tracklet.identity in train
+    ]
+    if mistakes:
+        raise BadTreeError.listing(root, mistakes)
+    return tree
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > LARGEST_TABLE:
+        raise BadTreeError(f"{path}: larger than {LARGEST_TABLE:,} bytes; this is no table of frames.")
+    try:
+        table = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadTreeError(f"{path}: not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise BadTreeError(
+            f"{path}: expected an object, identity -> modality -> camera -> tracklet -> frames."
+        )
+    return table
+
+
+def _lines(path: Path, mistakes: list[str]) -> Iterator[Line]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTreeError(f"{path}: cannot be read as text: {error}") from error
+    seen: dict[str, int] = {}
+    for number, words in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(words.strip())
+        if match is None or match[3] not in CAMERAS:
+            mistakes.append(
+                f"{path.name}:{number}: expected `identity modality camera tracklet`, modality RGB, IR or RGB/IR, "
+                f"camera one of {', '.join(CAMERAS)}; found {words[:80]!r}"
+            )
+        elif match[0] in seen:
+            mistakes.append(f"{path.name}:{number}: line {seen[match[0]]} again")
+        else:
+            seen[match[0]] = number
+            modalities = tuple(light for light, folder in FOLDERS.items() if folder in match[2].split("/"))
+            yield Line(number, match[1], modalities, match[3], match[4])
+    if not seen:
+        mistakes.append(f"{path.name}: the file has no lines")
+
+
+def _tracklets(role: Role, line: Line, table: dict[str, Any], mistakes: list[str]) -> Iterator[Tracklet]:
+    where = f"{LISTS[role]}:{line.number}"
+    for modality in line.modalities:
+        place = (line.identity, FOLDERS[modality], line.camera, line.tracklet)
+        frames: Any = table
+        for word in place:
+            frames = frames.get(word) if isinstance(frames, dict) else None
+        if not isinstance(frames, list) or not frames:
+            mistakes.append(f"{where}: {PATHS_FILE} has no frames at {' -> '.join(place)}")
+            continue
+        wrong = [frame for frame in frames if not _is_frame(frame, modality)]
+        if wrong:
+            mistakes.append(
+                f"{where}: {PATHS_FILE} names {str(wrong[0])[:80]!r}, which is no frame of {place}"
+            )
+            continue
+        yield Tracklet(
+            split=Split.TRAIN if role is Role.TRAIN else Split.TEST,
+            role=role,
+            identity=int(line.identity),
+            modality=modality,
+            camera=CAMERAS[line.camera],
+            tracklet=int(line.tracklet),
+            frames=tuple(f"DATA/{frame}" for frame in frames),
+            source=LISTS[role],
+            row=line.number,
+        )
+
+
+def _is_frame(frame: object, modality: Modality) -> bool:
+    """A path below DATA/ that leads nowhere else, through the folder of its modality."""
+    if not isinstance(frame, str) or _FRAME.fullmatch(frame) is None:
+        return False
+    return FOLDERS[modality] in frame.split("/")

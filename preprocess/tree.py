@@ -1,0 +1,39 @@
+"""A raw tree that an adapter has read, in the words that every data set shares. Adapters: `vcm.py`, `buptcampus.py`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preprocess.options import Mixed
+from reid.types import Split, Tracklet
+
+MOST_REPORTED = 20
+
+
+class BadTreeError(ValueError):
+    """A raw tree that cannot be packed as it is. The message lists the mistakes found, each with file and line."""
+
+    @classmethod
+    def listing(cls, root: Path, mistakes: Iterable[str]) -> "BadTreeError":
+        found = list(mistakes)
+        more = [f"... and {len(found) - MOST_REPORTED} more"] if len(found) > MOST_REPORTED else []
+        return cls("\n  ".join([f"{root} cannot be packed:", *found[:MOST_REPORTED], *more]))
+
+
+@dataclass(slots=True)
+class Tree:
+    """A raw tree, read. `dataset` begins the names of its shards, `layout` says in words how it is laid out.
+
+    `notes` says what was odd but not wrong, each with file and row; `num_mixed` counts the rows that mix sources.
+    `synthesis` is what `synthesize` says about a tree of its own.
+    """
+
+    root: Path
+    dataset: str
+    layout: str
+    mixed: Mixed = Mixed.KEEP
+    tracklets: list[Tracklet] = field(default_factory=list)
+    num_mixed: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(Split, 0))
+    notes: list[str] = field(default_factory=list)
+    synthesis: dict[str, Any] | None = None
