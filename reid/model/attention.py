@@ -28,10 +28,11 @@ class IntraModalitySelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(F, C, H, W) -> the same shape."""
-        query, key, value = (_tokens(project(x)) for project in (self.query, self.key, self.value))
-        attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[
-            :, 0
-        ]  # (F, N, R)
+        projections = (self.query, self.key, self.value)
+        query, key, value = (
+            _tokens(project(x))[:, None] for project in projections
+        )  # (F, 1, N, R), one head
+        attended = F.scaled_dot_product_attention(query, key, value)[:, 0]  # (F, N, R)
         correction: Tensor = self.output(_maps(attended, x))
         return x + correction
 

@@ -48,9 +48,8 @@ class Guidance(nn.Module):
         stripes = self.stripes(maps, num_frames)
         motion = self._over_frames(stripes)
         if self.kind is not Guide.MOTION_ONLY:
-            stripes = stripes * self.gate(
-                torch.cat([stripes, self._relation(motion)], -1)
-            )  # Eqs. 11 to 13 [A18]
+            both = torch.cat([stripes, self._relation(motion)], -1)  # Eq. 11, (B, T, K, 2*D)
+            stripes = stripes * self.gate(both)  # Eqs. 12 and 13 [A18]
         vector: Tensor = self.neck((stripes + motion).mean(1).flatten(1))  # Eqs. 14 and 15, (B, K*D)
         return vector
 

@@ -1,5 +1,6 @@
 """What stands between a feature map and an identity: pooling, the batch-normalisation neck and a linear classifier."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,7 @@ def classifier(features: int, num_identities: int) -> nn.Linear:
 
 
 def average_pool(maps: Tensor, num_frames: int) -> Tensor:
-    """GAP over the frames and cells of each clip: (B*T, D, H, W) -> (B, D)."""
-    frames: Tensor = maps.mean((2, 3)).unflatten(0, (-1, num_frames))  # (B, T, D)
+    """GAP over the frames and cells of each clip: (B*T, D, H, W) -> (B, D), at least in float32 [A23]."""
+    precision = torch.promote_types(maps.dtype, torch.float32)
+    frames: Tensor = maps.mean((2, 3), dtype=precision).unflatten(0, (-1, num_frames))  # (B, T, D)
     return frames.mean(1)

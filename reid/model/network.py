@@ -166,9 +166,7 @@ class Network(nn.Module):
 
     def _attack(self, x: Tensor, num_frames: int) -> Attacked:
         attacked = self.attacker(x, num_frames)
-        frozen = (
-            self.defence_classifier.weight.detach()
-        )  # [A22]: the gradient passes through W_def, not into it
+        frozen = self.defence_classifier.weight.detach()  # the gradient passes through it, not into it [A22]
         return Attacked(F.linear(attacked, frozen), self.attack_classifier(attacked))
 
     def _guided(self, deep: Tensor, num_frames: int) -> Tensor:

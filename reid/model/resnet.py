@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+# What torch and safetensors raise for a file that is no weights, or damaged.
+UNREADABLE = (EOFError, LookupError, RuntimeError, UnpicklingError, SafetensorError)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -126,7 +129,7 @@ def pretrained(source: str, backbone: str) -> dict[str, Tensor] | None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (EOFError, LookupError, RuntimeError, UnpicklingError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"model.weights: {path} is no file of weights, or a damaged one: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(
@@ -143,11 +146,11 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     weights = ResNet50_Weights.IMAGENET1K_V1
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except (OSError, *UNREADABLE) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(
-            f"model.weights: the ImageNet weights could not be fetched ({error}). Without a network, download\n"
-            f"  {weights.url}\nelsewhere and put it at\n  {cache}\n"
+            f"model.weights: the ImageNet weights could not be fetched or read ({error}). Download\n"
+            f"  {weights.url}\nwhere there is a network, and put it at\n  {cache}\n"
             "or name the file with --model.weights FILE, or train from scratch with --model.weights none"
         ) from error
 

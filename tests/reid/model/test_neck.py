@@ -28,6 +28,14 @@ def test_average_pool_of_two_frames_by_hand() -> None:
     assert average_pool(maps, num_frames=2).tolist() == [[4.0]]
 
 
+def test_average_pool_of_half_precision_is_not_rounded_to_it() -> None:
+    """The triplet measures these means; 257/256 is no number of bfloat16."""
+    maps = torch.ones(1, 1, 16, 16, dtype=torch.bfloat16)
+    maps[0, 0, 0, 0] = 2
+    assert average_pool(maps, num_frames=1).tolist() == [[257 / 256]]
+    assert average_pool(maps.double(), num_frames=1).dtype == torch.float64
+
+
 def test_neck_in_training_normalises_over_the_rows_by_hand() -> None:
     neck = Neck(1).double()
     neck.norm.weight.data.fill_(3)

@@ -152,7 +152,7 @@ def test_imagenet_without_a_network_says_what_to_download_and_where_to_put_it(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    with pytest.raises(ValueError, match=r"could not be fetched") as caught:
+    with pytest.raises(ValueError, match=r"could not be fetched or read \(.*no network") as caught:
         pretrained("imagenet", "resnet50")
     url, place = (line.strip() for line in str(caught.value).splitlines() if line.startswith("  "))
     assert url.startswith("https://")
@@ -162,3 +162,15 @@ def test_imagenet_without_a_network_says_what_to_download_and_where_to_put_it(
     Path(place).parent.mkdir(parents=True, exist_ok=True)
     Path(place).symlink_to(file)
     assert "layer4.2.conv3.weight" in (pretrained("imagenet", "resnet50") or {})
+
+
+def test_a_damaged_download_of_imagenet_weights_is_an_error_that_says_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    place = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"PK\x03\x04 and then the connection broke")
+    with pytest.raises(ValueError, match=rf"could not be fetched or read(.|\n)*{place}"):
+        pretrained("imagenet", "resnet50")
