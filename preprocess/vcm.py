@@ -1,17 +1,13 @@
 """The official layout of HITSZ-VCM: index files -> tracklets, or an error that names the file and the line.
 
-    root -> find_layout -> Layout
-         -> train_name.txt, test_name.txt              one frame name a line, PPPPMmDdTtFf.jpg
-         -> track_train_info.txt, track_test_info.txt  rows `modality start end identity camera`
-         -> query_IDX.txt                              rows of track_test_info.txt
+    root -> find_layout -> Layout -> names, rows and queries (`vcm_index.py`), each a list of its own
+         -> what the lists say about each other: ranges, overlaps, identities of both splits
          -> Tree: tracklets with the paths of their frames, and what was odd about them
 
-Rows and lines count from 1, ranges include their end. Pictures are found by their names alone; folders are never listed,
-because stray files lie in them. A name is taken apart by a pattern, so no path can lead out of the tree.
+Pictures are found by their names alone; folders are never listed, because stray files lie in them.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -19,13 +15,21 @@ from typing import Any, NamedTuple
 
 from preprocess.options import Mixed
 from preprocess.tree import BadTreeError, Tree
+from preprocess.vcm_index import (
+    INDEX_FILES,
+    NAME_FILES,
+    QUERY_FILE,
+    TRACK_FILES,
+    Name,
+    Row,
+    lines,
+    read_names,
+    read_queries,
+    read_rows,
+)
 from reid.types import Modality, Role, Split, Tracklet
 
 DATASET = "hitsz-vcm"
-NAME_FILES = {Split.TRAIN: "train_name.txt", Split.TEST: "test_name.txt"}
-TRACK_FILES = {Split.TRAIN: "track_train_info.txt", Split.TEST: "track_test_info.txt"}
-QUERY_FILE = "query_IDX.txt"
-INDEX_FILES = (*NAME_FILES.values(), *TRACK_FILES.values(), QUERY_FILE)
 INFO_FOLDERS = (".", "info")
 PICTURE_FOLDERS = {Split.TRAIN: (".", "Train", "Train/Train"), Split.TEST: (".", "Test", "Test/Test")}
 LAYOUT_NAMES = {
@@ -34,11 +38,7 @@ LAYOUT_NAMES = {
     ("info", "Train"): "Train/, Test/ and info/",
     ("info", "Train/Train"): "Train/Train, Test/Test and info/",
 }
-LARGEST_INDEX = 1 << 30
 SYNTHETIC_FILE = "synthetic.json"
-
-_NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,3})T([0-9]{1,6})F([0-9]{1,6})\.jpg", re.ASCII)
-_INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class Layout(NamedTuple):
@@ -49,37 +49,15 @@ class Layout(NamedTuple):
     pictures: dict[Split, Path]
 
 
-class Name(NamedTuple):
-    """A frame name taken apart."""
-
-    identity: int
-    modality: Modality
-    camera: int
-    tracklet: int
-    frame: int
-    path: str
-
-
-class Row(NamedTuple):
-    """A row of a track file. `first` and `last` are 1-based lines of the name file, both included."""
-
-    number: int
-    modality: Modality
-    first: int
-    last: int
-    identity: int
-    camera: int
-
-
 def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
     """Read the index files of a raw tree. Pictures are not touched. Raises BadTreeError."""
     layout = find_layout(root)
     synthesis = _synthesis(root)
     dataset = "synthetic-vcm" if synthesis else DATASET
     tree = Tree(root, dataset, layout.name, mixed, synthesis=synthesis)
-    queries = _read_queries(layout)
-    rows = {split: _read_rows(layout, split) for split in Split}
-    names = {split: _read_names(layout, split) for split in Split}
+    queries = read_queries(layout.info)
+    rows = {split: read_rows(layout.info, split) for split in Split}
+    names = {split: read_names(layout.info, split) for split in Split}
     folders = {split: layout.pictures[split].relative_to(root) for split in Split}
     mistakes = [*_query_mistakes(queries, rows[Split.TEST]), *_overlap_of_identities(rows)]
     for split in Split:
@@ -130,7 +108,7 @@ def find_layout(root: Path) -> Layout:
         )
     pictures: dict[Split, str] = {}
     for split in Split:
-        first = next(iter(_lines(root / info / NAME_FILES[split])), "")
+        first = next(iter(lines(root / info / NAME_FILES[split])), "")
         identity = first[:4]
         candidates = [folder for folder in PICTURE_FOLDERS[split] if (root / folder / identity).is_dir()]
         if not identity or not candidates:
@@ -145,90 +123,6 @@ def find_layout(root: Path) -> Layout:
         f"train in {pictures[Split.TRAIN]}, test in {pictures[Split.TEST]}, index files in {info}",
     )
     return Layout(name, root / info, {split: root / folder for split, folder in pictures.items()})
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of an index file, without line ends, byte order mark and empty lines at the end."""
-    if path.stat().st_size > LARGEST_INDEX:
-        raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no index file.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise BadTreeError(f"{path}:{line}: not a text file: byte {error.start} is no UTF-8.") from error
-    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip("\r\n") else []
-
-
-def _integer(word: str) -> int | None:
-    return int(word) if _INTEGER.fullmatch(word) else None
-
-
-def _read_names(layout: Layout, split: Split) -> list[Name]:
-    path = layout.info / NAME_FILES[split]
-    names: list[Name] = []
-    mistakes: list[str] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), 1):
-        match = _NAME.fullmatch(line.strip(" \t"))
-        if match is None:
-            mistakes.append(
-                f"{path}:{number}: expected a frame name like 0001M2D3T1F1.jpg, found {line[:80]!r}"
-            )
-            continue
-        identity, modality, camera, tracklet, frame = (int(group) for group in match.groups())
-        light = Modality(modality)
-        picture = f"{match[1]}/{light.folder}/D{match[3]}/{match[5]}.jpg"
-        if picture in seen:
-            mistakes.append(
-                f"{path}:{number}: {match[0]} is the picture {picture} of line {seen[picture]} again"
-            )
-        seen[picture] = number
-        names.append(Name(identity, light, camera, tracklet, frame, picture))
-    if mistakes:
-        raise BadTreeError.listing(path, mistakes)
-    return names
-
-
-def _read_rows(layout: Layout, split: Split) -> list[Row]:
-    path = layout.info / TRACK_FILES[split]
-    rows: list[Row] = []
-    mistakes: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        fields = [_integer(word) for word in line.split()]
-        if len(fields) != 5 or None in fields or fields[0] not in (1, 2):
-            mistakes.append(
-                f"{path}:{number}: expected `modality start end identity camera`, five integers, the first 1 "
-                f"(infrared) or 2 (visible); found {line[:80]!r}"
-            )
-            continue
-        modality, first, last, identity, camera = (value for value in fields if value is not None)
-        rows.append(Row(number, Modality(modality), first, last, identity, camera))
-    if not rows and not mistakes:
-        mistakes.append(f"{path}: the file has no rows")
-    if mistakes:
-        raise BadTreeError.listing(path, mistakes)
-    return rows
-
-
-def _read_queries(layout: Layout) -> dict[int, int]:
-    """Rows of the test split that are queries, each with the line that names it."""
-    path = layout.info / QUERY_FILE
-    queries: dict[int, int] = {}
-    mistakes: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        for word in line.split():
-            row = _integer(word)
-            if row is None:
-                mistakes.append(f"{path}:{number}: expected integers, found {word[:40]!r}")
-            elif row in queries:
-                mistakes.append(f"{path}:{number}: row {row} is listed twice")
-            else:
-                queries[row] = number
-    if not queries and not mistakes:
-        mistakes.append(f"{path}: the file has no rows")
-    if mistakes:
-        raise BadTreeError.listing(path, mistakes)
-    return queries
 
 
 def _query_mistakes(queries: dict[int, int], rows: list[Row]) -> Iterator[str]:

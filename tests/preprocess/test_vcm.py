@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from preprocess.options import Mixed
 from preprocess.tree import BadTreeError, Tree
-from preprocess.vcm import INDEX_FILES, find_layout, read
+from preprocess.vcm import find_layout, read
+from preprocess.vcm_index import INDEX_FILES
 from reid.types import Modality, Role, Split
 
 
