@@ -28,6 +28,7 @@ VERSION = 1
 DESCRIPTION = "dataset.json"
 TABLES = ("manifest/shards.parquet", "manifest/tracklets.parquet", "manifest/frames.arrow")
 SHARD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-(train|test)-[0-9]{6}-of-[0-9]{6}\.tar", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 LARGEST_DESCRIPTION = 64 << 20
 
 _word = pa.dictionary(pa.int8(), pa.string())
@@ -285,6 +286,8 @@ def _read_shards(root: Path) -> list[ShardInfo]:
     for number, name in enumerate(columns["name"]):
         if not SHARD_NAME.fullmatch(name):
             raise ValueError(f"{root / TABLES[0]}: {name!r} is not the name of a shard. {_REMEDY}")
+        if not SHA256.fullmatch(columns["sha256"][number]):
+            raise ValueError(f"{root / TABLES[0]}: {columns['sha256'][number]!r} is not a sha256. {_REMEDY}")
         num_tracklets = columns["num_tracklets"][number]
         shards.append(
             ShardInfo(

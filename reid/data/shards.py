@@ -20,6 +20,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.data.cache import ShardCache
 from reid.data.manifest import Manifest, ShardInfo
 from reid.types import Modality, Role, Split
 
@@ -95,15 +96,17 @@ def archive_size(content: int) -> int:
 class ShardReader:
     """Reads frames by their offsets, each checked against its crc before anything decodes it.
 
-    Keeps at most `OPEN_SHARDS` shards open. Safe in forked workers, because `pread` shares no position.
+    Keeps at most `OPEN_SHARDS` shards open. Safe in forked workers, because `pread` shares no position. With a `cache`,
+    a shard is copied to this machine before its first frame is read.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
         self.manifest = manifest
+        self.cache = cache
         self._descriptors: dict[Path, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "_descriptors": {}}
+        return {"manifest": self.manifest, "cache": self.cache, "_descriptors": {}}
 
     def read(self, row: int, indices: Indices) -> list[bytes]:
         """The JPEG bytes of frames `indices` of a tracklet. Raises DamagedShardError."""
@@ -143,7 +146,9 @@ class ShardReader:
         if shard not in self._descriptors:
             if len(self._descriptors) >= OPEN_SHARDS:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = _open_regular(shard, self.manifest.key(row))
+            info = self.manifest.shards[int(self.manifest.shard[row])]
+            path = shard if self.cache is None else self.cache.local(info)
+            self._descriptors[shard] = _open_regular(path, self.manifest.key(row))
         return self._descriptors[shard]
 
 

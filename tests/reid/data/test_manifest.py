@@ -200,6 +200,13 @@ def test_a_shard_is_never_opened_by_a_name_that_leads_elsewhere(copy, name):
         Manifest.open(copy)
 
 
+@pytest.mark.parametrize("digest", ["", "../../../tmp/x", "A" * 64, "0" * 63])
+def test_a_digest_that_is_none_is_refused_because_copies_are_named_by_it(copy, digest):
+    forge(copy, TABLES[0], "sha256", [digest, *pq.read_table(copy / TABLES[0])["sha256"].to_pylist()[1:]])
+    with pytest.raises(ValueError, match="is not a sha256"):
+        Manifest.open(copy)
+
+
 @pytest.mark.parametrize("value", [-1, 1, 99])
 def test_tracklets_in_a_shard_that_is_not_theirs_are_refused(copy, value):
     shards = pq.read_table(copy / TABLES[1])["shard"].to_pylist()
@@ -238,7 +245,11 @@ def write_large(root: Path, num_shards: int, tracklets: int, frames: int) -> Non
         "is_gray": np.zeros(tracklets, dtype=bool),
     }
     shard_names = [f"huge-train-{number:06d}-of-{num_shards:06d}.tar" for number in range(num_shards)]
-    shard_columns = {"name": shard_names, "num_tracklets": [tracklets] * num_shards}
+    shard_columns = {
+        "name": shard_names,
+        "num_tracklets": [tracklets] * num_shards,
+        "sha256": ["0" * 64] * num_shards,
+    }
     shard_columns["num_frames"] = [tracklets * frames] * num_shards
     pq.write_table(filled(SHARDS, num_shards, shard_columns), root / TABLES[0])
     with (
