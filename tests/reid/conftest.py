@@ -1,0 +1,93 @@
+"""What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, and two joined processes."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reid import config as configuration
+from reid.config import Config
+
+HEIGHT, WIDTH = 32, 16
+TINY: dict[str, dict[str, Any]] = {
+    "data": {"height": HEIGHT, "width": WIDTH, "num_identities": 4, "clip_frames": 3, "num_workers": 0},
+    "model": {"backbone": "thin", "weights": "none", "num_parts": 2},
+    "optimizer": {"warmup_epochs": 0.5},
+    "schedule": {"stage1_epochs": 1, "stage2_epochs": 1, "epoch_iterations": 4},
+    "evaluation": {"every_epochs": 1, "batch_clips": 8},
+    "engine": {
+        "precision": "fp64",
+        "device": "cpu",
+        "log_every_steps": 2,
+        "checkpoint_every_steps": 1,
+        "keep_checkpoints": 20,
+    },
+    "tracking": {"uri": "offline"},
+}
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a packed synthetic set: 8 identities to train on, 4 to test on."""
+    from preprocess.options import Options
+    from preprocess.pack import pack
+    from preprocess.synthetic import SyntheticConfig, synthesize
+
+    folder = tmp_path_factory.mktemp("tiny")
+    size = SyntheticConfig(
+        num_identities=12, num_train_identities=8, tracklets_per_modality=4, height=HEIGHT, width=WIDTH
+    )
+    synthesize(size, folder / "raw", 1)
+    pack(folder / "raw", folder / "packed", Options())
+    return folder / "packed"
+
+
+@pytest.fixture(scope="session")
+def tiny(packed: Path) -> Callable[..., Config]:
+    """Makes a configuration that trains for 8 steps, 4 in each stage; arguments are sections and change it."""
+    base = configuration.from_dict(TINY | {"data": TINY["data"] | {"root": packed}}, "the tests")
+
+    def changed(**sections: dict[str, Any]) -> Config:
+        return configuration.changed(base, sections)
+
+    return changed
+
+
+class Pair:
+    """Two processes joined by gloo. A call runs a function in both and returns what each of them returned."""
+
+    def __init__(self, processes: list[ProcessPoolExecutor]) -> None:
+        self._processes = processes
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        futures = [process.submit(function, *arguments) for process in self._processes]
+        return [future.result(timeout=120) for future in futures]
+
+
+def _join(rank: int, rendezvous: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }  # accelerate asks for them; nobody connects
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    rendezvous = tmp_path_factory.mktemp("pair") / "rendezvous"
+    processes = [
+        ProcessPoolExecutor(1, get_context("spawn"), initializer=_join, initargs=(rank, rendezvous))
+        for rank in range(2)
+    ]
+    yield Pair(processes)
+    for process in processes:
+        process.shutdown()
