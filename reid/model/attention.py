@@ -20,7 +20,7 @@ class IntraModalitySelfAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
-        width = channels // reduction
+        width = bottleneck(channels, reduction, "model.attention_reduction")
         self.query = nn.Conv2d(channels, width, kernel_size=1)
         self.key = nn.Conv2d(channels, width, kernel_size=1)
         self.value = nn.Conv2d(channels, width, kernel_size=1)
@@ -45,7 +45,7 @@ class CrossModalityCrossAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
-        width = channels // reduction
+        width = bottleneck(channels, reduction, "model.attention_reduction")
         self.query = nn.Conv2d(channels, width, kernel_size=1)
         self.key = nn.Conv2d(channels, width, kernel_size=1)
         self.value = nn.Conv2d(channels, width, kernel_size=1)
@@ -64,6 +64,15 @@ class CrossModalityCrossAttention(nn.Module):
         attended = attended.unflatten(1, (frames, -1)).flatten(0, 1)  # (F, N, R)
         correction: Tensor = self.output(_maps(attended, own))
         return own + correction
+
+
+def bottleneck(channels: int, reduction: int, key: str) -> int:
+    """`channels` reduced, at least 1. Raises ValueError naming the configuration's `key` where nothing is left."""
+    if reduction > channels:
+        raise ValueError(
+            f"{key}: {channels} channels cannot be divided by {reduction}; take at most {channels}"
+        )
+    return channels // reduction
 
 
 def _output(width: int, channels: int) -> nn.Sequential:

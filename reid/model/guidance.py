@@ -11,6 +11,7 @@ Legend: B clips (both modalities), T frames, K stripes, D channels, H W.
 import torch
 from torch import Tensor, nn
 
+from reid.model.attention import bottleneck
 from reid.model.neck import Neck
 from reid.types import Guide
 
@@ -35,10 +36,11 @@ class Guidance(nn.Module):
         if kind is Guide.FULL:
             self.spatial = nn.LSTM(features, features, num_layers, batch_first=True)
         if kind is not Guide.MOTION_ONLY:
+            width = bottleneck(2 * features, reduction, "model.gate_reduction")
             self.gate = nn.Sequential(
-                nn.Linear(2 * features, 2 * features // reduction),
+                nn.Linear(2 * features, width),
                 nn.ReLU(),
-                nn.Linear(2 * features // reduction, features),
+                nn.Linear(width, features),
                 nn.Sigmoid(),
             )  # [A17]
         self.neck = Neck(num_parts * features) if neck else nn.Identity()  # [A19]

@@ -133,15 +133,15 @@ class Network(nn.Module):
         branches: Collection[Branch],
         visible: Tensor,
         infrared: Tensor,
-        spare_stem: Collection[Branch] = (),
+        spares_stem: Collection[Branch] = (),
     ) -> Outputs:
         """Normalised clips (B, T, 3, H, W) of each modality through the branches asked for, in one pass.
 
-        Branches in `spare_stem` send no gradient to the stem; the others share one pass of stem and trunk.
+        Branches in `spares_stem` send no gradient to the stem; the others share one pass of stem and trunk.
         """
         num_frames = visible.shape[1]
         x = self.stem(_frames(visible), _frames(infrared))
-        entrances = {branch: x.detach() if branch in spare_stem else x for branch in branches}
+        entrances = {branch: x.detach() if branch in spares_stem else x for branch in branches}
         trunks: dict[int, tuple[Tensor, Tensor]] = {}
 
         def trunk(branch: Branch) -> tuple[Tensor, Tensor]:
@@ -162,14 +162,14 @@ class Network(nn.Module):
         return Defended(feature, normalised, self.defence_classifier(normalised))
 
     def _guide(self, deep: Tensor, num_frames: int) -> Guided:
-        return Guided(self.guided_classifier(self._guided(deep, num_frames)))
+        return Guided(self.guided_classifier(self._guided_vector(deep, num_frames)))
 
     def _attack(self, x: Tensor, num_frames: int) -> Attacked:
         attacked = self.attacker(x, num_frames)
         frozen = self.defence_classifier.weight.detach()  # the gradient passes through it, not into it [A22]
         return Attacked(F.linear(attacked, frozen), self.attack_classifier(attacked))
 
-    def _guided(self, deep: Tensor, num_frames: int) -> Tensor:
+    def _guided_vector(self, deep: Tensor, num_frames: int) -> Tensor:
         vector: Tensor = self.guidance(deep, num_frames)
         return vector
 
@@ -193,7 +193,7 @@ class Network(nn.Module):
         shallow, deep = self.defence.trunk(stem(_frames(clips)))
         vectors = []
         if kind in {Embedding.GUIDED, Embedding.BOTH}:
-            vectors.append(self._guided(deep, num_frames))
+            vectors.append(self._guided_vector(deep, num_frames))
         if kind in {Embedding.GLOBAL, Embedding.BOTH}:
             vectors.append(self.defence.neck(average_pool(deep, num_frames)))
         if kind is Embedding.SELF_ATTENDED:

@@ -101,17 +101,15 @@ class Engine:
                 progress.show(self.step)
                 if self._ends(self.config.engine.log_every_steps):
                     self._log(progress)
+                found: dict[str, float] = {}
                 if self._ends(every_evaluation):
                     with progress.paused():
                         evaluation = self.evaluate()
+                        found = scores(evaluation)
                 signal = self.runtime.stop_requested()
-                if (
-                    signal
-                    or self._ends(self.config.engine.checkpoint_every_steps)
-                    or self._ends(every_evaluation)
-                ):
+                if signal or found or self._ends(self.config.engine.checkpoint_every_steps):
                     with progress.paused():
-                        self.publish()
+                        self.publish(found)
                 if signal:
                     break
         return Ending(self.step, signal, evaluation)
@@ -233,14 +231,17 @@ class Engine:
         self.runtime.set_random_state(processes[self.runtime.rank % len(processes)]["random"])
         self.step = snapshot.step
 
-    def publish(self) -> None:
-        """Write a checkpoint, and forget the oldest. Raises NonFiniteError rather than keep weights that are spoilt."""
+    def publish(self, found: dict[str, float]) -> None:
+        """Write a checkpoint with the scores `found` for it, if any, and forget the oldest.
+
+        Raises NonFiniteError rather than keep weights that are spoilt.
+        """
         self._require_finite_weights()
         snapshot = self.snapshot()
         if self.runtime.leads:
             path = checkpoint.publish(self.checkpoints, snapshot)
             checkpoint.prune(self.checkpoints, self.config.engine.keep_checkpoints, self.step)
-            self.tracker.checkpoint(path, checkpoint.digest(path), self.step, {})
+            self.tracker.checkpoint(path, checkpoint.digest(path), self.step, found)
             log.info("step %d: checkpoint %s", self.step, path)
 
     def _require_finite_weights(self) -> None:

@@ -77,7 +77,7 @@ def test_every_branch_is_the_chain_of_its_parts(full: Network) -> None:
 @torch.no_grad()
 def test_branches_do_not_depend_on_which_others_run_beside_them(full: Network) -> None:
     visible, infrared = clips(0), clips(1)
-    together = full(tuple(Branch), visible, infrared, spare_stem=(Branch.DEFEND,))
+    together = full(tuple(Branch), visible, infrared, spares_stem=(Branch.DEFEND,))
     for branch in Branch:
         alone = full((branch,), visible, infrared)
         assert {other: getattr(alone, other) is not None for other in Branch} == {
@@ -134,7 +134,7 @@ def test_a_spared_stem_gets_no_gradient_and_the_rest_gets_the_same() -> None:
     gradients = []
     for spared in ((), (Branch.DEFEND,)):
         module.zero_grad(set_to_none=True)
-        outputs = module((Branch.DEFEND,), clips(0), clips(1), spare_stem=spared)
+        outputs = module((Branch.DEFEND,), clips(0), clips(1), spares_stem=spared)
         outputs.defend.logits.square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
     live, spared_gradients = gradients

@@ -92,7 +92,7 @@ def backward(module: Network, group: Group, born_trainable: set[str]) -> dict[st
     visible, infrared, identity = batch()
     freeze_all_but(module, group.trains, born_trainable)
     module.zero_grad(set_to_none=True)
-    outputs = module(group.branches, visible, infrared, spare_stem=group.spares_stem)
+    outputs = module(group.branches, visible, infrared, spares_stem=group.spares_stem)
     losses = criterion()(outputs, identity)
     weights = {name: weight for update in group.updates for name, weight in update.objectives.items()}
     assert weights.keys() == losses.keys()
