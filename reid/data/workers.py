@@ -33,6 +33,11 @@ Fill = Callable[[int, Pixels], None]
 ITEMS_AHEAD = 2  # asked of each worker before they are needed
 SPARE_SLOTS = 3  # one item just made, the one before it still in use, and one to fill next
 FAREWELL_SECONDS = 5.0
+NOT_FOR_WORKERS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+)  # sent to a whole job, meant for its main process
 
 
 class Crew:
@@ -141,15 +146,18 @@ def _hire(fill: Fill, slots: Pixels, colleagues: list[_Worker]) -> _Worker:
     ours, theirs = context.Pipe()
     not_theirs = [ours, *(colleague.connection for colleague in colleagues)]
     process = context.Process(target=_work, args=(fill, slots, theirs, not_theirs), daemon=True)
-    process.start()
+    # The worker is born with this mask, so there is no moment in which a signal ends it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return _Worker(process, ours)
 
 
 def _work(fill: Fill, slots: Pixels, orders: Connection, not_ours: list[Connection]) -> None:
-    """What a worker does. It leaves signals to the main process: a scheduler sends them to every process of a job."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """What a worker does, until it is told to stop or the main process is gone."""
     for connection in not_ours:
         connection.close()  # else the pipe would outlive the main process
     torch.set_num_threads(1)
@@ -157,7 +165,7 @@ def _work(fill: Fill, slots: Pixels, orders: Connection, not_ours: list[Connecti
         while (order := orders.recv()) is not None:
             orders.send(_attempt(fill, order[0], slots[order[1]]))
     except (EOFError, ConnectionError):
-        return  # the main process is gone
+        return
 
 
 def _attempt(fill: Fill, index: int, pixels: Pixels) -> Exception | None:
