@@ -22,6 +22,7 @@ from reid.config import Config
 from reid.types import Embedding
 
 if TYPE_CHECKING:
+    from reid.tracking.runs import Summary
     from reid.training.run import Scored
 
 Flat = Annotated[Config, tyro.conf.arg(name="")]
@@ -72,6 +73,26 @@ class ConfigArguments:
     """Print the JSON schema of the configuration instead."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class RunsArguments:
+    """Look after runs by their journals; no server is needed but for `sync`.
+
+    ls lists, show tells of one, compare puts several side by side with means and deviations over seeds, sync sends to
+    MLflow what it does not have yet, reap closes the runs whose machine vanished.
+    """
+
+    action: Annotated[Literal["ls", "show", "compare", "sync", "reap"], tyro.conf.Positional]
+    """What to do."""
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
+    """Folders of runs, or folders that hold such."""
+    format: Literal["terminal", "markdown", "latex", "json"] = "terminal"
+    """How results are printed."""
+    uri: str | None = None
+    """MLflow server or store for sync, if not MLFLOW_TRACKING_URI or the file beside the run."""
+    silent_minutes: float = 5.0
+    """reap closes what gave no sign of life for so long."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -131,9 +152,33 @@ def show_config(arguments: Sequence[str]) -> int:
     return 0
 
 
+def runs(arguments: Sequence[str]) -> int:
+    chosen = _parse(RunsArguments, arguments, "runs")
+    from reid.tracking import runs as journals
+
+    found = [run for folder in chosen.folders for run in journals.find(folder)]
+    if not found:
+        raise ValueError(
+            f"{', '.join(map(str, chosen.folders))}: no run here; a run's folder holds a journal"
+        )
+    if chosen.action == "sync":
+        from reid.tracking.sender import sync
+        from reid.tracking.tracker import tracking_uri_of
+
+        for run in found:
+            print(f"{run}: {sync(run, tracking_uri_of(run, chosen.uri))} records sent")
+    elif chosen.action == "reap":
+        for run in journals.reap(found, 60 * chosen.silent_minutes):
+            print(f"{run}: closed")
+    else:
+        _print_runs(chosen, [journals.summary(run) for run in found])
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a network, alone or under `accelerate launch`"),
     "evaluate": (evaluate, "score a checkpoint in both directions"),
+    "runs": (runs, "list, show, compare, send and close runs"),
     "config": (show_config, "print the configuration, its difference from the paper, its JSON schema"),
 }
 
@@ -188,6 +233,31 @@ def _print_scores(scored: "Scored", *, as_json: bool = False) -> None:
         print(json.dumps({**found, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
     else:
         Console().print(tables.results(scored.evaluation.results, **scored.labels).terminal())
+
+
+def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
+    from rich.console import Console
+
+    from reid.report import comparison
+    from reid.types import Direction
+
+    if chosen.format == "json":
+        print(json.dumps(comparison.as_records(summaries), indent=2))
+        return
+    if chosen.action == "ls":
+        tables = [comparison.listing(summaries)]
+    elif chosen.action == "show":
+        tables = [comparison.details(summary) for summary in summaries]
+    else:
+        tables = [
+            comparison.differences(summaries),
+            *(comparison.scores(summaries, way) for way in Direction),
+        ]
+    for table in tables:
+        if chosen.format == "terminal":
+            Console().print(table.terminal())
+        else:
+            print(table.markdown() if chosen.format == "markdown" else table.latex())
 
 
 def _speaks() -> bool:

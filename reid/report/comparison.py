@@ -8,6 +8,7 @@
 """
 
 import statistics
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -24,21 +25,10 @@ INTERNAL_TAGS = (names.Tag.DESCRIPTION, names.Tag.RUN_FOLDER)
 
 def listing(runs: Sequence[Summary]) -> Table:
     """One line a run, the newest last."""
-    columns = (
-        "run",
-        "status",
-        "variant",
-        "seed",
-        "step",
-        "IR-VIS R1",
-        "VIS-IR R1",
-        "mean mAP",
-        "changed",
-        "folder",
-    )
+    columns = ("run", "status", "variant", "seed", "step", "R1 I-V", "R1 V-I", "mAP", "last sign")
     rows = [
         (
-            run.name,
+            str(run.folder),
             run.status,
             run.params.get(names.Param.VARIANT, NOTHING),
             run.params.get(names.Param.SEED, NOTHING),
@@ -48,11 +38,11 @@ def listing(runs: Sequence[Summary]) -> Table:
                 for key in (*(names.rank(direction, 1) for direction in Direction), names.Metric.MEAN_MAP)
             ),
             _age(run.updated),
-            str(run.folder),
         )
         for run in sorted(runs, key=lambda run: run.started)
     ]
-    return Table(labelled("Runs", any(map(_is_synthetic, runs))), columns, tuple(rows))
+    note = "R1: Rank-1 infrared to visible (I-V) and visible to infrared (V-I); mAP: mean of both directions; percent."
+    return Table(labelled("Runs", any(map(_is_synthetic, runs))), columns, tuple(rows), (note,))
 
 
 def details(run: Summary) -> Table:
@@ -109,7 +99,10 @@ def _groups(runs: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
     everywhere = frozenset.intersection(*groups) if groups else frozenset()
     for shared, members in groups.items():
         telling = sorted(shared - everywhere)
-        words = [value if key == names.Param.VARIANT else f"{key}={value}" for key, value in telling]
+        words = [
+            value if key == names.Param.VARIANT else f"{key}={textwrap.shorten(value, 24, placeholder='...')}"
+            for key, value in telling
+        ]
         yield ", ".join(words) or members[0].name, members
 
 
@@ -133,5 +126,5 @@ def _age(moment: float) -> str:
     seconds = max(0, round(time.time() - moment))
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

@@ -19,6 +19,8 @@ from reid.evaluation.metrics import Chance, Retrieval, rank
 from reid.tracking.names import RANKS
 from reid.types import Direction
 
+SHORT_CELL = 12  # characters; a column with a longer cell may wrap in a terminal
+
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
@@ -38,12 +40,21 @@ class Table:
             title=escape(self.title),
             caption=escape("\n".join(self.notes)),
             box=rich.box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
             title_justify="left",
             caption_justify="left",
             title_style="bold",
         )
         for i, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="right" if i else "left", no_wrap=True)
+            is_short = all(len(row[i]) <= SHORT_CELL for row in self.rows)
+            table.add_column(
+                escape(column),
+                justify="right" if i and is_short else "left",
+                no_wrap=is_short,
+                overflow="fold",
+                min_width=len(column) if is_short else None,
+            )
         for i, row in enumerate(self.rows):
             table.add_row(*map(escape, row), style="dim" if i in self.faint else "")
         return table

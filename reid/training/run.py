@@ -230,7 +230,7 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
         names.Param.STEPS: config.num_steps,
         names.Param.PROTOCOL: build.protocol(config).describe(manifest),
         names.Param.DATASET: manifest.name,
-        names.Param.DATASET_DIGEST: manifest.digest,
+        names.Param.DATASET_DIGEST: manifest.digest[:12],
     }
 
 

@@ -32,11 +32,11 @@ def run(name, *, variant="full", seed=0, rank1=None, started=0.0, synthetic=True
 
 def test_runs_are_listed_by_their_beginning_with_their_scores():
     table = listing([run("late", rank1=0.5, started=2), run("early", started=1)])
-    assert [row[0] for row in table.rows] == ["early", "late"]
+    assert [row[0] for row in table.rows] == ["runs/early", "runs/late"]
     late = dict(zip(table.columns, table.rows[1], strict=True))
     assert (late["status"], late["variant"], late["step"]) == ("FINISHED", "full", "1,200")
-    assert (late["IR-VIS R1"], late["VIS-IR R1"], late["mean mAP"]) == ("50.0", "25.0", "-")
-    assert late["changed"] == "2 h ago"
+    assert (late["R1 I-V"], late["R1 V-I"], late["mAP"]) == ("50.0", "25.0", "-")
+    assert late["last sign"] == "2 h"
     assert "SYNTHETIC" in table.title
     assert "SYNTHETIC" not in listing([run("real", synthetic=False)]).title
 
