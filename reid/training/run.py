@@ -71,7 +71,13 @@ def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Sc
 def _train(
     config: Config, folder: Path, manifest: Manifest, runtime: Runtime, publish: Publish, *, resume: bool
 ) -> Scored | None:
-    build.batch_plan(config, manifest).pairs_per_process(runtime.world)  # an impossible split is refused here
+    plan = build.batch_plan(config, manifest)
+    plan.pairs_per_process(runtime.world)  # an impossible split is refused here
+    log.info(
+        "%d identities to train on, %d more without tracklets of the required length in both modalities",
+        len(plan.identities),
+        len(plan.left_out),
+    )
     start = runtime.decide(lambda: _start_from(config, folder, resume=resume))
     weights = None if start else pretrained(config.model.weights, config.model.backbone)
     if runtime.leads:
