@@ -1,0 +1,136 @@
+"""reid/training/engine.py: two processes learn what one does, and a run is its snapshot."""
+
+import json
+
+import pytest
+import torch
+
+from reid.data.manifest import Manifest
+from reid.evaluation.retrieval import Evaluation
+from reid.runtime import Runtime
+from reid.tracking.tracker import SilentTracker
+from reid.training.engine import Engine
+from reid.training.meters import NonFiniteError
+
+pytestmark = pytest.mark.xdist_group("training")
+
+RECIPES = ("algorithm1", "joint")
+
+
+def started(config, folder) -> Engine:
+    runtime = Runtime.start(precision="fp64", device="cpu", seed=config.seed, deterministic=False)
+    return Engine(config, Manifest.open(config.data.root), runtime, SilentTracker(), folder)
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    errors = {name: (found[name] - expected[name]).abs().max().item() for name in expected}
+    assert max(errors.values()) <= tolerance, sorted(errors.items(), key=lambda error: -error[1])[:5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_train_like_one_with_the_same_global_batch(alone, together, runs, recipe):
+    one, two = alone(recipe), together(recipe)
+    for step in (4, 8):  # the last of each stage
+        ours, theirs = runs.snapshot(two, step), runs.snapshot(one, step)
+        assert_close(ours.weights, theirs.weights, 1e-9)  # buffers of batch normalisation among them
+        assert_close(ours.momentum, theirs.momentum, 1e-9)
+    found, expected = runs.points(two), runs.points(one)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert {name for _, name in found} >= {f"train/{term}" for term in ("loss", "def_tri", "cov_id", "p_id")}
+
+
+def test_every_step_moves_the_weights_and_every_stage_learns_with_its_own_parts(alone, runs):
+    former = runs.snapshot(alone(), 4).weights
+    later = runs.snapshot(alone(), 5).weights
+    moved = {name.split(".")[0] for name in former if not former[name].equal(later[name])}
+    assert moved == {"stem", "defence", "attacker", "attack_classifier", "guidance", "guided_classifier"}
+    first = runs.snapshot(alone(), 3).weights
+    assert not first["defence_classifier.weight"].equal(former["defence_classifier.weight"])
+
+
+def test_the_losses_of_an_interval_are_means_over_its_iterations(tiny, alone, runs, tmp_path):
+    runs.train(tiny(engine={"log_every_steps": 1, "checkpoint_every_steps": 100}), tmp_path / "each")
+    each, pairs = runs.points(tmp_path / "each"), runs.points(alone())
+    for name in ("train/loss", "train/def_tri", "train/p_id", "train/accuracy"):
+        for step in (2, 4, 6, 8):
+            assert pairs[step, name] == pytest.approx(
+                (each[step - 1, name] + each[step, name]) / 2, rel=1e-12
+            )
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_its_terms(alone, runs):
+    points = runs.points(alone())
+    for step in (2, 8):
+        terms = {
+            name: points[step, f"train/{name}"] for name in ("cov_id", "att_id", "def_id", "def_tri", "p_id")
+        }
+        weighted = (
+            terms["cov_id"] + terms["att_id"] + (terms["def_id"] + terms["def_tri"] + terms["p_id"]) / 2
+        )
+        assert points[step, "train/loss"] == pytest.approx(weighted, rel=1e-12)
+
+
+def test_rate_stage_and_epoch_of_the_step_just_made_are_logged(tiny, alone, runs):
+    config, points = tiny(), runs.points(alone())
+    for step in (2, 4, 6, 8):
+        assert points[step, "train/lr"] == 0.12 * config.rate(step - 1)
+        assert points[step, "stage"] == (1 if step <= 4 else 2)
+        assert points[step, "epoch"] == (0 if step <= 4 else 1)
+
+
+def test_scores_stand_in_the_journal_and_in_the_folder_after_every_evaluation(alone, runs):
+    points = runs.points(alone())
+    for step in (4, 8):
+        scores = json.loads((alone() / "evaluations" / f"step-{step:08d}.json").read_text())
+        assert len(scores) == 14
+        assert scores == {name: points[step, name] for name in scores}
+        assert 0 < scores["infrared_to_visible/rank1"] <= 1
+
+
+def test_a_snapshot_holds_all_that_decides_the_next_step(tiny, alone, runs, tmp_path):
+    engine = started(tiny(), tmp_path)
+    engine.restore(runs.snapshot(alone(), 5))
+    torch.rand(3)
+    taken, expected = engine.snapshot(), runs.snapshot(alone(), 5)
+    assert taken.step == expected.step == 5
+    assert_close(taken.weights, expected.weights, 0)
+    assert_close(taken.momentum, expected.momentum, 0)
+    assert taken.state["processes"][0]["meters"].keys() == expected.state["processes"][0]["meters"].keys()
+    assert taken.state["processes"][0]["random"] != expected.state["processes"][0]["random"]
+
+
+def test_momentum_exists_for_exactly_what_has_moved(tiny, runs, tmp_path):
+    runs.train(tiny(model={"variant": "baseline"}, schedule={"stage1_epochs": 0}), tmp_path / "second")
+    taken = runs.snapshot(tmp_path / "second", 4)
+    assert {name.split(".")[0] for name in taken.momentum} == {"defence"}  # line 9 of Algorithm 1 alone
+    assert {name.split(".")[0] for name in taken.weights} == {"stem", "defence", "defence_classifier"}
+
+
+WILD = {
+    "optimizer": {"learning_rate": 1e300, "warmup_epochs": 0},
+    "schedule": {
+        "recipe": "joint"
+    },  # one update an iteration: the first leaves huge weights, the second none
+}
+
+
+def test_losses_that_are_no_numbers_stop_the_run_with_their_names_and_the_step(tiny, runs, tmp_path):
+    with pytest.raises(NonFiniteError, match=r"^step 2: .*\bdef_tri\b.* stopped being finite"):
+        runs.train(tiny(**WILD, engine={"checkpoint_every_steps": 100}), tmp_path / "wild")
+
+
+def test_spoilt_weights_are_never_published(tiny, runs, tmp_path):
+    with pytest.raises(NonFiniteError, match=r"^step 2: .*\bdef_tri\b.* stopped being finite"):
+        runs.train(tiny(**WILD, engine={"log_every_steps": 100}), tmp_path / "wild")
+    assert [path.name for path in (tmp_path / "wild" / "checkpoints").iterdir()] == ["step-00000001"]
+    assert all(tensor.isfinite().all() for tensor in runs.snapshot(tmp_path / "wild", 1).weights.values())
+
+
+def test_a_finished_run_still_answers_with_its_scores(tiny, alone, tmp_path):
+    engine = started(tiny(), tmp_path)
+    engine.step = engine.config.num_steps
+    ending = engine.run()
+    assert (ending.step, ending.signal, ending.evaluation) == (8, None, None)
+    assert isinstance(engine.evaluate(), Evaluation)
