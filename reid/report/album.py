@@ -17,7 +17,7 @@ from reid.evaluation.retrieval import Embedded, Evaluation, Protocol
 from reid.report import pictures
 from reid.report.pictures import NOBODY, Numbers, Panel, Pictures
 from reid.report.tables import title_of
-from reid.tracking.runs import series, stage_starts
+from reid.tracking.runs import series, stage_ends
 from reid.types import Direction
 
 NUM_QUERIES, NUM_ANSWERS = 5, 10
@@ -44,7 +44,7 @@ def write(
 def write_curves(folder: Path, run_folder: Path, *, synthetic: bool) -> list[Path]:
     """Draw the training curves of a run's journal into `folder`. Returns the files."""
     title = f"Training of {run_folder.resolve().name}"
-    stages = stage_starts(run_folder)
+    stages = stage_ends(run_folder)
     figure = pictures.training_curves(series(run_folder), synthetic=synthetic, title=title, stages=stages)
     return _saved(folder, {"training.png": figure})
 

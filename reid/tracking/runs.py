@@ -86,10 +86,10 @@ def series(run_folder: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.fl
     }
 
 
-def stage_starts(run_folder: Path) -> list[int]:
-    """Steps at which a later stage was first seen."""
+def stage_ends(run_folder: Path) -> list[int]:
+    """The last step seen of each stage but the last: exact where a log interval ends with the stage."""
     steps, stages = series(run_folder).get(names.Metric.STAGE, (np.zeros(0, np.int64), np.zeros(0)))
-    return [int(step) for step in steps[1:][np.diff(stages) > 0]]
+    return [int(step) for step in steps[:-1][np.diff(stages) > 0]]
 
 
 def attach(run_folder: Path, files: Mapping[Path, str], tags: Mapping[str, object]) -> None:

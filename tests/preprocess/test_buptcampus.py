@@ -1,3 +1,5 @@
+"""The lists of BUPTCampus become tracklets; bad lines are named with file and line."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""What a camera does to a scene: light, blur, noise and occluders, visible and infrared."""
+
 import dataclasses
 
 import numpy as np

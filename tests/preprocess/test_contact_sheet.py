@@ -1,3 +1,5 @@
+"""The contact sheet shows what was rendered, and says that it is synthetic."""
+
 import numpy as np
 
 from preprocess.contact_sheet import contact_sheet

@@ -1,3 +1,5 @@
+"""Bodies and their gait: proportions, poses, and what moves with what."""
+
 import dataclasses
 
 import numpy as np

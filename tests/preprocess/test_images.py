@@ -1,3 +1,5 @@
+"""One picture: bounds before decoding, strict decoding, resizing, and the backend that did it."""
+
 import io
 
 import numpy as np

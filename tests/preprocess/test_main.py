@@ -1,3 +1,5 @@
+"""The commands as a user calls them: results, exit codes, messages, interruptions."""
+
 import json
 import os
 import signal

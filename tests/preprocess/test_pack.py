@@ -1,3 +1,5 @@
+"""Packing: the same bytes for any workers, parts and interruptions; complete or absent."""
+
 import hashlib
 import json
 import os

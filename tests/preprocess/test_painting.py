@@ -1,3 +1,5 @@
+"""The painter of signed distances against shapes whose area is known."""
+
 import numpy as np
 import pytest
 

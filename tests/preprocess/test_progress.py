@@ -1,3 +1,5 @@
+"""Progress: a bar on a terminal, a plain line without one."""
+
 import logging
 import os
 import pty

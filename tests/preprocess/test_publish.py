@@ -1,3 +1,5 @@
+"""Publication: a folder appears whole, or not at all."""
+
 import os
 from pathlib import Path
 

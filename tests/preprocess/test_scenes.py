@@ -1,3 +1,5 @@
+"""Backgrounds belong to cameras, not to identities."""
+
 import numpy as np
 
 from preprocess.scenes import LEAVES, panorama

@@ -1,3 +1,5 @@
+"""Counts of a data set, beside those of the official release."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""The synthetic data set: layout, determinism, and what carries identity."""
+
 import hashlib
 import json
 import os

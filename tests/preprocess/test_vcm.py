@@ -1,3 +1,5 @@
+"""The official index files: every layout, every mistake named with file and line, and thousands of mutations."""
+
 import random
 from pathlib import Path
 

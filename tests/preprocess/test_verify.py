@@ -1,3 +1,5 @@
+"""Verification names all damage of a packed set in one run."""
+
 import io
 import json
 import shutil

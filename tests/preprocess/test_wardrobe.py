@@ -1,3 +1,5 @@
+"""Clothes and their materials: colour says nothing about the near infrared beyond what the gap leaves."""
+
 import numpy as np
 import pytest
 

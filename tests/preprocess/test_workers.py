@@ -1,3 +1,5 @@
+"""Processes that pack: errors arrive, the dead are noticed, none outlives its parent."""
+
 import os
 import signal
 import time

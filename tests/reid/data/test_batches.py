@@ -1,3 +1,5 @@
+"""Batches are a pure function of the step, the same for every number of processes."""
+
 import hashlib
 import pickle
 import tracemalloc

@@ -1,3 +1,5 @@
+"""Copies of shards: made once a machine, checked, safe with several processes and kills."""
+
 import multiprocessing
 import os
 import shutil

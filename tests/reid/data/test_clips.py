@@ -1,3 +1,5 @@
+"""Which frames make a clip, what decoding refuses, and what augmentation does."""
+
 import io
 import logging
 import shutil

@@ -1,3 +1,5 @@
+"""The loader: the right pixels in order for any number of workers, with flat memory."""
+
 import gc
 import shutil
 import time

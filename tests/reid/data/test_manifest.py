@@ -1,3 +1,5 @@
+"""The manifest: columns, frames, digests, damage, and twenty million frames."""
+
 import hashlib
 import json
 import multiprocessing

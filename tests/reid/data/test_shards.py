@@ -1,3 +1,5 @@
+"""Frames by offset and by stream: every kind of damage is named before a frame is used."""
+
 import multiprocessing
 import os
 import pickle

@@ -1,3 +1,5 @@
+"""The crew: order, errors, deaths, signals, and memory that is handed out."""
+
 import os
 import signal
 import subprocess

@@ -17,7 +17,7 @@ from reid.tracking.runs import (
     find,
     reap,
     series,
-    stage_starts,
+    stage_ends,
     summary,
 )
 from reid.tracking.tracker import OFFLINE, Status, Tracker
@@ -62,7 +62,7 @@ def test_series_are_ordered_by_step_and_stages_are_found(tmp_path):
         tracker.metrics(5, {names.Metric.LOSS: 2.0})
     steps, values = series(tmp_path / "a")["train/loss"]
     assert (steps.tolist(), values.tolist()) == ([5, 15], [2.0, 1.0])
-    assert stage_starts(tmp_path / "a") == [30]
+    assert stage_ends(tmp_path / "a") == [20]
 
 
 def test_runs_are_found_below_a_folder_by_name(tmp_path):
