@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reid import config as configuration
@@ -26,6 +27,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self._configurations = folder
+        self._launched: list[subprocess.Popen[str]] = []
 
     def train(self, config: Config, folder: Path, *, resume: bool = False) -> Scored | None:
         """In this process, without drawing pictures."""
@@ -38,13 +40,23 @@ class Runs:
         launcher = [sys.executable, "-m", "accelerate.commands.launch"]
         launcher += ["--config_file", str(ROOT / "launch" / "accelerate" / "cpu.yaml")]
         command = [*launcher, "-m", "reid", "train", "--config", str(path), "--run", str(folder), *options]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._launched.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave no process behind, whatever a test did."""
+        for process in self._launched:
+            if process.poll() is None:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
 
     def snapshot(self, folder: Path, step: int) -> Snapshot:
         return checkpoint.load(checkpoint.place(folder / "checkpoints", step))
@@ -63,8 +75,10 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("configurations"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("configurations"))
+    yield runs
+    runs.end()
 
 
 @pytest.fixture(scope="session")

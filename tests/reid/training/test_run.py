@@ -1,0 +1,266 @@
+"""reid/training/run.py: a run stopped anywhere continues as if nothing had been, and never as another run."""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from reid import config as configuration
+from reid.config import ConfigError
+from reid.tracking.journal import FILE_NAME, Kind, read
+from reid.training import checkpoint
+from reid.training.run import evaluate, read_checkpoint
+
+pytestmark = pytest.mark.xdist_group("training")
+
+LAST = 8
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in checkpoint.published(folder / "checkpoints")]
+
+
+def stopped_at(run: Path, folder: Path, step: int) -> Path:
+    """A copy of a run as it was at `step`: later checkpoints and the journal are missing."""
+    folder.mkdir()
+    for path in checkpoint.published(run / "checkpoints"):
+        if path <= checkpoint.place(run / "checkpoints", step):
+            shutil.copytree(path, folder / "checkpoints" / path.name)
+    return folder
+
+
+def data_of(folder: Path, kind: Kind) -> list[dict[str, object]]:
+    return [record.data for record in read(folder) if record.kind is kind]
+
+
+def assert_same_end(runs, folder: Path, undisturbed: Path) -> None:
+    found, expected = runs.snapshot(folder, LAST), runs.snapshot(undisturbed, LAST)
+    for ours, theirs in ((found.weights, expected.weights), (found.momentum, expected.momentum)):
+        assert ours.keys() == theirs.keys()
+        assert [name for name in theirs if not ours[name].equal(theirs[name])] == []
+    assert found.state["processes"] == expected.state["processes"]
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny, alone, runs, tmp_path, step):
+    folder = stopped_at(alone(), tmp_path / "resumed", step)
+    runs.train(tiny(), folder, resume=True)
+    assert_same_end(runs, folder, alone())
+    expected = {point: value for point, value in runs.points(alone()).items() if point[0] > step}
+    assert runs.points(folder) == expected  # means of an interval that began before the stop among them
+
+
+def test_what_is_repeated_after_a_kill_agrees_with_the_journal(tiny, alone, runs, tmp_path, caplog):
+    folder = stopped_at(alone(), tmp_path / "killed", 3)
+    shutil.copy(alone() / FILE_NAME, folder)  # it had come to the end, but no later checkpoint was published
+    runs.train(tiny(), folder, resume=True)
+    assert [record for record in caplog.records if "before the run was resumed" in record.getMessage()] == []
+    assert runs.points(folder) == runs.points(alone())
+    assert len(data_of(folder, Kind.START)) == 2
+
+
+def test_a_finished_run_resumes_to_its_scores(tiny, alone, runs, tmp_path):
+    folder = stopped_at(alone(), tmp_path / "finished", LAST)
+    scored = runs.train(tiny(), folder, resume=True)
+    assert (scored.step, scored.checkpoint) == (LAST, folder / "checkpoints" / "step-00000008")
+    assert_same_end(runs, folder, alone())
+
+
+def test_resume_without_a_checkpoint_starts_even_where_a_run_died_before_its_first(
+    tiny, alone, runs, tmp_path
+):
+    config = tiny()
+    runs.train(config, tmp_path / "new", resume=True)
+    assert_same_end(runs, tmp_path / "new", alone())
+    shutil.rmtree(tmp_path / "new" / "checkpoints")
+    runs.train(config, tmp_path / "new", resume=True)
+    assert_same_end(runs, tmp_path / "new", alone())
+    assert len(data_of(tmp_path / "new", Kind.RUN)) == 1
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
+    tiny, alone, runs, tmp_path, caplog
+):
+    folder = stopped_at(alone(), tmp_path / "damaged", 5)
+    damaged = folder / "checkpoints" / "step-00000005" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with caplog.at_level(logging.INFO):
+        runs.train(tiny(), folder, resume=True)
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert f"passing over a damaged checkpoint: {damaged}" in told
+    assert "continuing at step 4" in told
+    assert_same_end(runs, folder, alone())
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(tiny, alone, runs, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"holds a run with the checkpoint step-00000008; continue it with --resume"
+    ):
+        runs.train(tiny(), alone())
+    folder = tmp_path / "early"
+    folder.mkdir()
+    shutil.copy(alone() / FILE_NAME, folder)
+    with pytest.raises(ValueError, match="already holds the run 'algorithm1'"):
+        runs.train(tiny(), folder)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_resume_with_another_configuration_is_refused_with_every_difference(tiny, alone, runs):
+    before = (alone() / FILE_NAME).read_bytes()
+    other = tiny(objective={"margin": 0.4}, data={"padding": 3}, engine={"log_every_steps": 1})
+    with pytest.raises(ValueError, match="continues a run as it began") as caught:
+        runs.train(other, alone(), resume=True)
+    assert str(caught.value).splitlines()[1:] == [
+        "  data.padding: 10 when the run began, 3 now",
+        "  objective.margin: 0.3 when the run began, 0.4 now",
+    ]
+    assert (alone() / FILE_NAME).read_bytes() == before
+
+
+def test_resume_on_another_data_set_is_refused_but_a_moved_one_is_fine(tiny, alone, runs, packed, tmp_path):
+    folder = stopped_at(alone(), tmp_path / "moved", 7)
+    moved = shutil.copytree(packed, tmp_path / "packed")
+    runs.train(tiny(data={"root": moved}), folder, resume=True)
+    assert_same_end(runs, folder, alone())
+    description = moved / "dataset.json"
+    description.write_text(description.read_text() + "\n")  # same tables, another description
+    with pytest.raises(ValueError, match=r"the data set: .* when the run began, .* now"):
+        runs.train(tiny(data={"root": moved}), folder, resume=True)
+
+
+def test_without_a_data_set_the_way_to_one_is_told(tiny, runs, tmp_path):
+    nameless = configuration.from_dict(tiny().model_dump() | {"data": {}}, "a test")
+    with pytest.raises(ConfigError, match=r"data\.root: no data set is named; pack one"):
+        runs.train(nameless, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_a_run_says_what_it_is(tiny, alone):
+    assert configuration.from_yaml(alone() / "config.yaml") == tiny()
+    lines = (alone() / "difference.yaml").read_text().splitlines()
+    assert "data.clip_frames: 3  # the paper: 6" in lines
+    assert yaml.safe_load("\n".join(lines)).keys() == configuration.difference(tiny()).keys()
+    params = {key: value for data in data_of(alone(), Kind.PARAMS) for key, value in data.items()}
+    assert (params["P"], params["K"], params["T"], params["world_size"]) == ("4", "2", "3", "1")
+    assert {data["role"] for data in data_of(alone(), Kind.DATASET)} == {"train", "query", "gallery"}
+    assert data_of(alone(), Kind.FINISH) == [{"status": "FINISHED"}]
+    tags = {key: value for data in data_of(alone(), Kind.TAGS) for key, value in data.items()}
+    assert (tags["synthetic"], tags["mlflow.note.content"]) == ("True", "described")
+
+
+def test_a_checkpoint_is_read_by_its_own_folder_and_by_that_of_its_run(tiny, alone, tmp_path):
+    path = alone() / "checkpoints" / "step-00000003"
+    assert read_checkpoint(path)[0] == path
+    found, config, snapshot = read_checkpoint(alone())
+    assert (found.name, config, snapshot.step) == ("step-00000008", tiny(), LAST)
+    with pytest.raises(ValueError, match="neither a checkpoint nor the folder of a run"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_scores_again_as_it_did_in_training(alone, runs):
+    path, config, snapshot = read_checkpoint(alone() / "checkpoints" / "step-00000004")
+    scored = evaluate(path, config, snapshot)
+    logged = runs.points(alone())
+    for direction, result in scored.evaluation.results.items():
+        assert result.map == logged[4, f"{direction}/map"]
+        assert result.rank(1) == logged[4, f"{direction}/rank1"]
+
+
+@contextmanager
+def signalled_after(folder: Path, step: int, number: int) -> Iterator[None]:
+    """Send this process a signal as soon as the checkpoint of `step` is published."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not checkpoint.place(folder / "checkpoints", step).exists() and not ended.is_set():
+            time.sleep(0.005)
+        if not ended.is_set():
+            os.kill(os.getpid(), number)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize(
+    ("number", "marker", "status"),
+    [
+        (signal.SIGTERM, "SIGTERM\n", "SCHEDULED"),
+        (signal.SIGUSR1, "SIGUSR1\n", "SCHEDULED"),
+        (signal.SIGINT, None, "KILLED"),
+    ],
+)
+def test_a_signal_ends_a_run_with_a_checkpoint_and_a_wish_to_be_started_again(
+    tiny, alone, runs, tmp_path, number, marker, status
+):
+    folder = tmp_path / "run"
+    with signalled_after(folder, 1, number):
+        assert runs.train(tiny(), folder) is None
+    requeue = folder / "requeue"
+    assert (requeue.read_text() if requeue.exists() else None) == marker
+    assert data_of(folder, Kind.FINISH) == [{"status": status}]
+    assert steps_of(folder)[-1] < LAST
+    runs.train(tiny(), folder, resume=True)
+    assert not requeue.exists()
+    assert_same_end(runs, folder, alone())
+    assert runs.points(folder) == runs.points(alone())
+
+
+def process_of_rank(launcher: "psutil.Process", rank: int) -> psutil.Process:
+    return next(
+        child for child in launcher.children(recursive=True) if child.environ().get("RANK") == str(rank)
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_told_to_stop_end_together_and_continue_identically(
+    tiny, together, runs, tmp_path
+):
+    folder = tmp_path / "run"
+    config = tiny(engine={"checkpoint_every_steps": 100})
+    process = runs.launch(config, folder)
+    journal = folder / FILE_NAME
+    while not (journal.exists() and runs.points(folder)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process_of_rank(psutil.Process(process.pid), 1).send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "stopped by SIGTERM; the checkpoint is published" in output
+    assert (folder / "requeue").read_text() == "SIGTERM\n"
+    assert data_of(folder, Kind.FINISH) == [{"status": "SCHEDULED"}]
+    stopped = steps_of(folder)[-1]
+    assert 2 < stopped < LAST
+    assert len(runs.snapshot(folder, stopped).state["processes"]) == 2
+
+    continued = runs.launch(tiny(), folder, "--resume")
+    output, _ = continued.communicate(timeout=120)
+    assert continued.returncode == 0, output
+    assert not (folder / "requeue").exists()
+    assert_same_end(runs, folder, together())
+    assert runs.points(folder) == runs.points(together())
+    assert len(data_of(folder, Kind.RUN)) == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_continues_on_one(tiny, alone, together, runs, tmp_path):
+    folder = stopped_at(together(), tmp_path / "run", 5)  # amid a log interval, whose means are shared out
+    runs.train(tiny(), folder, resume=True)
+    found, expected = runs.snapshot(folder, LAST), runs.snapshot(alone(), LAST)
+    for name in expected.weights:
+        assert (found.weights[name] - expected.weights[name]).abs().max() < 1e-9, name
+    for point, value in runs.points(folder).items():
+        assert value == pytest.approx(runs.points(alone())[point], abs=1e-9), point
