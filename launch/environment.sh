@@ -81,7 +81,7 @@ missing_packages() {
     [[ -d /etc/ssl/certs && -n $(ls -A /etc/ssl/certs) ]] || echo ca-certificates
     cpu_has_avx2 || return 0
     header_exists stdio.h || printf '%s\n' gcc libc6-dev
-    header_exists jpeglib.h || echo libjpeg62-turbo-dev
+    header_exists jpeglib.h || echo libjpeg-dev
     header_exists zlib.h || echo zlib1g-dev
 }
 
@@ -92,7 +92,7 @@ obstacle_to_simd() {
     elif ! header_exists stdio.h; then
         echo "there is no C compiler (Debian: gcc libc6-dev)"
     elif ! header_exists jpeglib.h || ! header_exists zlib.h; then
-        echo "the headers of libjpeg or zlib are missing (Debian: libjpeg62-turbo-dev zlib1g-dev)"
+        echo "the headers of libjpeg or zlib are missing (Debian: libjpeg-dev zlib1g-dev)"
     elif [[ ! -f $(python_header) ]]; then
         echo "$python has no Python.h (Debian: python3-dev)"
     fi

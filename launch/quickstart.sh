@@ -88,6 +88,7 @@ Done in $SECONDS s. The data is synthetic: these numbers say that everything wor
   data set      $folder/shards
   run           $folder/run
   checkpoints   $folder/run/checkpoints
+  pictures      $folder/run/pictures
   MLflow        $store
 
 Look at the run in a browser:

@@ -229,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"preprocess {name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        print(f"preprocess {name}: interrupted; the same command goes on from here", file=sys.stderr)
+        remedy = "; the same command goes on from here" if name == "pack" else ""
+        print(f"preprocess {name}: interrupted{remedy}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -105,9 +105,8 @@ class Runtime:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
             else:
                 synchronize_batch_norm(network)
-        with (
-            warnings.catch_warnings()
-        ):  # torch renames broadcast_buffers; the versions we support know this name
+        with warnings.catch_warnings():
+            # torch renames broadcast_buffers; the versions we support know this name
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             prepared: nn.Module = self._accelerator.prepare_model(network)
         if self.world > 1 and not isinstance(prepared, DistributedDataParallel):

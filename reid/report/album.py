@@ -91,7 +91,8 @@ def middle_frames(manifest: Manifest, rows: Rows, height: int, width: int) -> Pi
 def distances(evaluation: Evaluation, manifest: Manifest) -> dict[str, tuple[Numbers, Numbers]]:
     """Cosine distances of positive and negative pairs, within each modality and across.
 
-    Pairs of one person in one camera are left out, as they would be easy; so is a panel without any pair. At most `MAX_CLIPS` a modality, evenly spaced.
+    Pairs of one person in one camera are left out, as they would be easy; so is a panel without any pair. At most
+    `MAX_CLIPS` a modality, evenly spaced.
     """
     infrared, visible = _thinned(evaluation.query), _thinned(evaluation.gallery)
     pairs = {
