@@ -1,8 +1,10 @@
 """What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, and two joined processes."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,28 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield Pair(processes)
     for process in processes:
         process.shutdown()
+
+
+@pytest.fixture
+def signalled_after() -> Callable[..., AbstractContextManager[None]]:
+    """Within `signalled_after(run, step, number)`, this process is sent a signal once the checkpoint of `step` exists."""
+
+    @contextmanager
+    def sending(run: Path, step: int, number: int) -> Iterator[None]:
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not (run / "checkpoints" / f"step-{step:08d}").exists():
+                if ended.wait(0.005):
+                    return
+            os.kill(os.getpid(), number)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    return sending

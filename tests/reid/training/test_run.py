@@ -1,13 +1,9 @@
 """reid/training/run.py: a run stopped anywhere continues as if nothing had been, and never as another run."""
 
 import logging
-import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -175,26 +171,6 @@ def test_a_checkpoint_scores_again_as_it_did_in_training(alone, runs):
         assert result.rank(1) == logged[4, f"{direction}/rank1"]
 
 
-@contextmanager
-def signalled_after(folder: Path, step: int, number: int) -> Iterator[None]:
-    """Send this process a signal as soon as the checkpoint of `step` is published."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not checkpoint.place(folder / "checkpoints", step).exists() and not ended.is_set():
-            time.sleep(0.005)
-        if not ended.is_set():
-            os.kill(os.getpid(), number)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-
-
 @pytest.mark.parametrize(
     ("number", "marker", "status"),
     [
@@ -204,7 +180,7 @@ def signalled_after(folder: Path, step: int, number: int) -> Iterator[None]:
     ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint_and_a_wish_to_be_started_again(
-    tiny, alone, runs, tmp_path, number, marker, status
+    tiny, alone, runs, signalled_after, tmp_path, number, marker, status
 ):
     folder = tmp_path / "run"
     with signalled_after(folder, 1, number):

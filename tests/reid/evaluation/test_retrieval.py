@@ -1,0 +1,177 @@
+"""reid/evaluation/retrieval.py: each row embedded once, and the same scores however the work is split."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reid.data.clips import ClipReader, ClipShape, normalise
+from reid.data.manifest import Manifest
+from reid.evaluation.retrieval import SIMILARITY_ROWS, Evaluator, Protocol, similarities
+from reid.model.network import Network, Structure
+from reid.report import tables
+from reid.runtime import Runtime
+from reid.types import Direction, Embedding, Modality, Role
+
+pytestmark = pytest.mark.xdist_group("pair")
+
+SHAPE = ClipShape(3, 32, 16)
+
+
+class CountingNetwork(Network):
+    """Remembers which clips it embedded."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(Structure(num_identities=8, backbone="thin", num_parts=2))
+        self.embedded: list[tuple[Modality, torch.Tensor]] = []
+
+    def embed(self, clips, modality, kind=Embedding.AUTO):
+        self.embedded += [(modality, clip) for clip in clips]
+        return super().embed(clips, modality, kind)
+
+
+def evaluator_of(root: Path, num_workers: int = 0, **protocol: Any) -> Evaluator:
+    runtime = Runtime.start(precision="fp64", device="cpu", seed=0, deterministic=False)
+    network = CountingNetwork()
+    runtime.prepare(network)
+    return Evaluator(
+        network, Manifest.open(root), Protocol(SHAPE, **{"batch_clips": 4} | protocol), runtime, num_workers
+    )
+
+
+def printed(root: Path, num_workers: int) -> tuple[str, int]:
+    """What `reid evaluate --json` prints of the scores, and how many clips this process embedded."""
+    evaluator = evaluator_of(root, num_workers)
+    evaluation = evaluator.evaluate()
+    text = json.dumps(
+        tables.as_numbers(
+            evaluation.results,
+            protocol=evaluator.protocol.describe(evaluator.manifest),
+            synthetic=evaluator.manifest.synthetic,
+        )
+    )
+    vectors = [side.vectors.numpy().tobytes().hex() for side in (evaluation.query, evaluation.gallery)]
+    return text + "".join(vectors), len(evaluator.network.embedded)
+
+
+@pytest.fixture
+def one_thread():
+    """As in the two processes: the number of threads decides how sums are split."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
+
+
+def test_scores_are_the_same_for_one_and_two_processes_and_for_no_and_two_workers(packed, pair, one_thread):
+    expected, num_rows = printed(packed, 0)
+    assert "infrared_to_visible" in expected
+    assert printed(packed, 2) == (expected, num_rows)
+    for num_workers in (0, 2):
+        first, second = pair(printed, packed, num_workers)
+        assert first[0] == second[0] == expected
+        assert first[1] + second[1] == num_rows
+        assert min(first[1], second[1]) > 0
+
+
+def test_every_test_row_is_embedded_exactly_once_for_both_directions(packed):
+    evaluator = evaluator_of(packed)
+    evaluation = evaluator.evaluate()
+    manifest = evaluator.manifest
+    query, gallery = (manifest.rows(role) for role in (Role.QUERY, Role.GALLERY))
+    np.testing.assert_array_equal(evaluation.query.rows, query)
+    np.testing.assert_array_equal(evaluation.gallery.rows, gallery)
+    seen = {(modality, clip.numpy().tobytes()) for modality, clip in evaluator.network.embedded}
+    assert len(seen) == len(evaluator.network.embedded) == len(query) + len(gallery)
+    assert evaluation.sides(Direction.INFRARED_TO_VISIBLE) == (evaluation.query, evaluation.gallery)
+    assert evaluation.sides(Direction.VISIBLE_TO_INFRARED) == (evaluation.gallery, evaluation.query)
+    results = evaluation.results
+    assert (
+        results[Direction.INFRARED_TO_VISIBLE].num_queries,
+        len(results[Direction.INFRARED_TO_VISIBLE].cmc),
+    ) == (
+        len(query),
+        len(gallery),
+    )
+    assert (
+        results[Direction.VISIBLE_TO_INFRARED].num_queries,
+        len(results[Direction.VISIBLE_TO_INFRARED].cmc),
+    ) == (
+        len(gallery),
+        len(query),
+    )
+
+
+def test_vectors_are_of_unit_length_and_in_the_order_of_the_rows_whatever_their_modality(packed):
+    evaluator = evaluator_of(packed)
+    rows = np.random.default_rng(0).permutation(
+        np.concatenate([evaluator.manifest.rows(role) for role in (Role.QUERY, Role.GALLERY)])
+    )
+    vectors = evaluator.embed(rows)
+    assert vectors.dtype is torch.float32
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(rows)))
+    reader = ClipReader(evaluator.manifest, SHAPE)
+    pixels = np.empty((1, *SHAPE, 3), dtype=np.uint8)
+    for position in (0, 1, len(rows) - 1):
+        reader.read_for_test(rows[[position]], pixels)
+        clip = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)  # (1, T, 3, H, W)
+        modality = Modality(int(evaluator.manifest.modality[rows[position]]))
+        with torch.inference_mode():
+            alone = evaluator.network.eval().embed(normalise(clip).double(), modality)
+        torch.testing.assert_close(vectors[position], alone[0].float())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_leaves_as_it_came_and_its_statistics_stay(packed, training):
+    evaluator = evaluator_of(packed)
+    evaluator.network.train(training)
+    before = {name: tensor.clone() for name, tensor in evaluator.network.state_dict().items()}
+    evaluator.embed(evaluator.manifest.rows(Role.QUERY)[:3])
+    assert all(module.training is training for module in evaluator.network.modules())
+    assert all(tensor.equal(before[name]) for name, tensor in evaluator.network.state_dict().items())
+
+
+def test_a_query_without_a_match_is_skipped_and_counted(packed):
+    evaluator = evaluator_of(packed)
+    manifest = evaluator.manifest
+    lost = manifest.identity[manifest.rows(Role.QUERY)[0]]
+    of_lost = (manifest.identity == lost) & (manifest.role == list(Role).index(Role.GALLERY))
+    manifest.role = np.where(of_lost, list(Role).index(Role.TRAIN), manifest.role)
+    queries = manifest.identity[manifest.rows(Role.QUERY)]
+    result = evaluator.evaluate().results[Direction.INFRARED_TO_VISIBLE]
+    assert result.num_skipped == (queries == lost).sum() > 0
+    assert result.num_queries == (queries != lost).sum()
+    assert np.isnan(result.average_precision[queries == lost]).all()
+    assert np.isfinite(result.average_precision[queries != lost]).all()
+
+
+def test_without_a_query_long_enough_the_remedy_is_told(packed):
+    with pytest.raises(
+        ValueError, match=r"no query tracklet of the required length; .* lower data\.minimum_frames"
+    ):
+        evaluator_of(packed, minimum_frames=1000).evaluate()
+
+
+def test_the_protocol_is_one_line_that_names_the_data_set_and_every_choice(packed):
+    manifest = Manifest.open(packed)
+    line = Protocol(SHAPE).describe(manifest)
+    assert line == (
+        f"synthetic-vcm (synthetic) {manifest.digest[:12]}: tracklets of at least 12 frames, 3 evenly spaced frames at "
+        "32x16, auto embedding, cosine, without gallery items of the query's identity and camera"
+    )
+    other = replace(Protocol(SHAPE), minimum_frames=5, embedding=Embedding.BOTH, drop_same_camera=False)
+    assert "at least 5 frames" in other.describe(manifest)
+    assert "both embedding, cosine, with gallery items" in other.describe(manifest)
+
+
+def test_similarities_are_the_cosines_block_by_block():
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = (torch.randn(size, 8, generator=generator) for size in (SIMILARITY_ROWS + 3, 5))
+    rows = list(similarities(query, gallery))
+    assert len(rows) == SIMILARITY_ROWS + 3
+    np.testing.assert_allclose(np.stack(rows), (query @ gallery.T).numpy(), rtol=1e-6, atol=1e-6)

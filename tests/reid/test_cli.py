@@ -1,0 +1,277 @@
+"""reid/cli.py: exit codes, one message for a mistake, help at once, and every key of the configuration as a flag."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reid import config as configuration
+from reid.cli import COMMANDS, main
+from reid.config import Config
+from reid.tracking.journal import Kind, read
+
+pytestmark = pytest.mark.xdist_group("training")
+
+OTHER = {
+    "full": "asam",
+    "resnet50": "thin",
+    "algorithm1": "joint",
+    "auto": "both",
+    "bf16": "fp32",
+    "global": "local",
+}
+
+
+def outcome(arguments: list[str]) -> int:
+    """The exit code, however the command ends."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def other_value(key: str, value: Any) -> Any:
+    """A valid value that is not the default."""
+    special = {
+        "data.minimum_frames": 9,
+        "model.last_stride": 2,
+        "model.weights": "none",
+        "objective.triplet": "euclidean",
+        "optimizer.milestones": [5.0, 6.5],
+        "engine.device": "cpu",
+        "tracking.run_name": "a name",
+        "tracking.uri": "offline",
+        "tracking.experiment": "mine",
+    }
+    if key in special:
+        return special[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 0.5
+    return "/somewhere" if value is None else OTHER[value]
+
+
+def flags_of(values: dict[str, Any]) -> list[str]:
+    flags = []
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            section, _, last = name.rpartition(".")
+            flags.append(f"--{name}" if value else f"--{section}.no-{last}")
+        else:
+            flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def test_every_key_of_the_configuration_is_a_flag(capsys):
+    values = {key: other_value(key, value) for key, value in configuration.flatten(Config()).items()}
+    assert main(["config", "--json", *flags_of(values)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert configuration.flatten(Config.model_validate(printed["config"])) == values
+    assert printed["difference"].keys() == values.keys()
+
+
+def test_flags_change_what_the_file_says_and_the_file_what_the_paper_says(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {height: 96, width: 48}\nseed: 5\n")
+    assert main(["config", "--json", "--config", str(path), "--data.width", "64"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["difference"] == {
+        "seed": {"paper": 0, "here": 5},
+        "data.height": {"paper": 288, "here": 96},
+        "data.width": {"paper": 144, "here": 64},
+    }
+
+
+def test_the_printed_configuration_reads_back_as_itself(tmp_path, capsys):
+    assert main(["config", "--objective.margin", "0.4", "--optimizer.milestones", "3", "9.5"]) == 0
+    path = tmp_path / "printed.yaml"
+    path.write_text(text := capsys.readouterr().out)
+    config = configuration.from_yaml(path)
+    assert (config.objective.margin, config.optimizer.milestones) == (0.4, (3, 9.5))
+    assert "# 2 keys differ from the paper:" in text
+    assert main(["config", "--config", str(path)]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_the_default_configuration_differs_from_the_paper_in_nothing(capsys):
+    assert main(["config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed) == Config().model_dump(mode="json")
+    assert "# 0 keys differ from the paper" in printed
+    assert main(["config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["difference"] == {}
+
+
+def test_the_schema_describes_exactly_the_resolved_configuration(capsys):
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    content = Config().model_dump(mode="json")
+    assert schema["properties"].keys() == content.keys()
+    assert not schema["additionalProperties"]
+    for name, values in content.items():
+        if isinstance(values, dict):
+            section = schema["$defs"][schema["properties"][name]["$ref"].rpartition("/")[2]]
+            assert section["properties"].keys() == values.keys()
+            assert not section["additionalProperties"]
+            for key, value in values.items():
+                assert section["properties"][key]["default"] == value
+
+
+def test_help_lists_the_commands_and_an_unknown_one_is_named(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert all(f"  {command} " in printed for command in COMMANDS)
+    assert main(["trane"]) == 2
+    assert "there is no command 'trane'" in capsys.readouterr().err
+
+
+def test_help_of_every_command_comes_without_the_heavy_libraries():
+    program = f"""
+import sys
+from reid.cli import main
+for command in {list(COMMANDS)}:
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert not end.code, command
+print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for flag in ("--resume", "--data.num-identities", "--checkpoint", "--schema"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--run", "RUN"], "data.root: no data set is named"),
+        (["train", "--run", "RUN", "--data.root", "RUN"], "is not a packed data set"),
+        (["train"], "--run"),
+        (["train", "--run", "RUN", "--config", "RUN/none.yaml"], "none.yaml: No such file or directory"),
+        (["train", "--run", "RUN", "--data.heigth", "3"], "--data.heigth"),
+        (["train", "--run", "RUN", "--data.height", "tall"], "tall"),
+        (["train", "--run", "RUN", "--data.height", "-3"], "greater than 0"),
+        (["train", "--run", "RUN", "--model.variant", "best"], "best"),
+        (
+            ["config", "--schedule.stage1-epochs", "0", "--schedule.stage2-epochs", "0"],
+            "nothing would be trained",
+        ),
+        (["config", "--config"], "--config"),
+        (["evaluate"], "--checkpoint"),
+        (["evaluate", "--checkpoint", "RUN"], "neither a checkpoint nor the folder of a run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(tmp_path, capsys, arguments, message):
+    folder = tmp_path / "run"
+    assert outcome([argument.replace("RUN", str(folder)) for argument in arguments]) == 2
+    told = capsys.readouterr()
+    assert message in told.err.replace("\n", " ")
+    assert told.out == ""
+    assert "Traceback" not in told.err
+    assert not folder.exists()
+
+
+def test_every_mistake_of_a_file_is_told_with_the_name_of_the_file(tmp_path, capsys):
+    path = tmp_path / "wrong.yaml"
+    path.write_text("data: {heigth: 3}\nengine: {precision: fp8}\n")
+    assert main(["train", "--run", str(tmp_path / "run"), "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"reid train: {path}: 2 mistake(s)")
+    assert "data.heigth" in told
+    assert "engine.precision" in told
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "tiny.yaml"
+    path.write_text(configuration.to_yaml(tiny()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_file) -> Path:
+    """The folder of a run that the command trained to its end: one iteration of each stage."""
+    folder = tiny_file.parent / "finished"
+    options = ["--config", str(tiny_file), "--run", str(folder), "--schedule.epoch-iterations", "1"]
+    assert main(["train", *options]) == 0
+    return folder
+
+
+def test_a_trained_run_keeps_its_pictures_and_its_description(finished):
+    assert len(list((finished / "pictures").glob("*.png"))) >= 4
+    records = list(read(finished))
+    kept = {record.data["path"] for record in records if record.kind is Kind.ARTIFACT}
+    assert {f"pictures/{path.name}" for path in (finished / "pictures").iterdir()} < kept
+    described = [record.data.get("mlflow.note.content") for record in records if record.kind is Kind.TAGS]
+    assert any("SYNTHETIC" in text for text in described if text)
+
+
+def test_a_checkpoint_is_scored_as_json_or_as_a_table(finished, packed, capsys):
+    checkpoint = finished / "checkpoints" / "step-00000002"
+    assert main(["evaluate", "--checkpoint", str(finished), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["checkpoint"], scores["step"]) == (str(checkpoint), 2)
+    assert scores["synthetic"] is True
+    options = ["--root", str(packed), "--num-workers", "1", "--device", "cpu"]
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == scores
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--embedding", "global"]) == 0
+    printed = capsys.readouterr().out
+    assert "Infrared to visible" in printed
+    assert "global embedding" in printed.replace("\n", " ")
+
+
+def test_a_damaged_checkpoint_is_a_message_and_exit_code_2(finished, tmp_path, capsys):
+    damaged = shutil.copytree(finished / "checkpoints" / "step-00000002", tmp_path / "damaged")
+    (damaged / "state.json").write_text("{}")
+    assert main(["evaluate", "--checkpoint", str(damaged)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"reid evaluate: {damaged / 'state.json'}: expected ")
+
+
+def test_a_run_that_is_there_is_refused_with_exit_code_2(finished, tiny_file, capsys):
+    assert main(["train", "--config", str(tiny_file), "--run", str(finished)]) == 2
+    assert "continue it with --resume" in capsys.readouterr().err
+    assert main(["train", "--config", str(tiny_file), "--run", str(finished), "--resume"]) == 2
+    assert "schedule.epoch_iterations: 1 when the run began, 4 now" in capsys.readouterr().err
+
+
+def test_a_run_that_a_signal_ended_is_exit_code_1(tiny_file, tmp_path, signalled_after):
+    folder = tmp_path / "run"
+    with signalled_after(folder, 1, signal.SIGTERM):
+        assert main(["train", "--config", str(tiny_file), "--run", str(folder)]) == 1
+    assert (folder / "requeue").read_text() == "SIGTERM\n"
+
+
+def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder can be made below a file")
+    assert main(["train", "--config", str(tiny_file), "--run", str(blocked / "run")]) == 1
+    assert str(blocked) in capsys.readouterr().err
+
+
+def test_only_the_first_process_of_a_launch_speaks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == ""
