@@ -49,7 +49,7 @@ class EvaluateArguments:
 
     checkpoint: Path
     """A checkpoint, or the folder of a run: then its newest valid checkpoint."""
-    root: Path | None = None
+    root: str | None = None
     """Packed data set, if not the one the run was trained on."""
     embedding: Embedding | None = None
     """What is compared, if not what the run compared."""

@@ -7,10 +7,10 @@ paper that the README lists.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reid.types import Distance, Embedding, Recipe, Variant
 
@@ -21,11 +21,20 @@ class _Section(BaseModel):
     )
 
 
+def _as_text(root: object) -> object:
+    """A path as the text that a file would hold."""
+    return str(root) if isinstance(root, Path) else root
+
+
 class Data(_Section):
     """What a batch is made of."""
 
-    root: Path | None = None
-    """Folder of a packed data set (`python -m preprocess pack`)."""
+    root: Annotated[str, BeforeValidator(_as_text)] | None = None
+    """Folder of a packed data set (`python -m preprocess pack`), or its address, `https://HOST/FOLDER`."""
+    cache: Path | None = None
+    """Folder on a disk of this machine, into which each shard is copied when it is first needed."""
+    cache_gigabytes: float = Field(200.0, gt=0)
+    """What the cache may hold; the copies that were used least recently make room."""
     height: int = Field(288, gt=0)
     """Rows of a frame in pixels."""
     width: int = Field(144, gt=0)

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",)}
+TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",), "nginx": ("nginx",)}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.data.manifest import Manifest
-from reid.data.shards import DamagedShardError, ShardReader
+from reid.data.shards import ShardReader
 from reid.types import Modality
 
 logger = logging.getLogger(__name__)
@@ -221,9 +221,8 @@ class ClipReader:
             try:
                 decode(jpeg, picture if change is None else self._stored)
             except ValueError as error:
-                frames, key = self._manifest.frames(row), self._manifest.key(row)
-                reason = f"frame {index} cannot be decoded: {error}"
-                raise DamagedShardError(frames.shard, key, int(frames.offset[index]), reason) from error
+                offset = int(self._manifest.frames(row).offset[index])
+                raise self._shards.damage(row, offset, f"frame {index} cannot be decoded: {error}") from error
             if change is not None:
                 change.apply(self._stored, picture)
 
@@ -232,7 +231,7 @@ def _warn_if_stored_differently(manifest: Manifest, shape: ClipShape) -> None:
     differs = (manifest.height != shape.height) | (manifest.width != shape.width)
     if differs.any():
         _warn_once(
-            f"{manifest.root}: {np.count_nonzero(differs)} of {differs.size} tracklets are not stored as "
+            f"{manifest.place}: {np.count_nonzero(differs)} of {differs.size} tracklets are not stored as "
             f"{shape.height} x {shape.width}, so their frames are resized each time they are read. Pack with "
             f"`--mode resize --size {shape.height}x{shape.width}` to do it once."
         )

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reid.data.sources import ByteRanges, LocalFolder, Place, Source
 from reid.types import Modality, Role, Split
 
 FORMAT = "reid-video packed data set"
@@ -109,8 +110,11 @@ class Manifest:
     Safe to use in forked workers; pickled, it is opened again from its root.
     """
 
-    def __init__(self, root: Path, description: dict[str, Any], digest: str) -> None:
+    def __init__(
+        self, root: Path, description: dict[str, Any], digest: str, source: Source | None = None
+    ) -> None:
         self.root = root
+        self._source = source or LocalFolder(root)
         self.description = description
         self.digest = digest
         self.name: str = description["name"]
@@ -141,8 +145,10 @@ class Manifest:
         self._views: dict[int, tuple[Any, ...]] = {}
 
     @classmethod
-    def open(cls, root: Path) -> Self:
+    def open(cls, root: Path, source: Source | None = None) -> Self:
         """Open the packed data set at `root`; the small tables are checked against their digests.
+
+        The shards are those of `source`, by default those below `root`.
 
         Raises ValueError if there is none, if it is of another version, or if a table is damaged.
         """
@@ -159,12 +165,12 @@ class Manifest:
             if table != TABLES[2] and sha256(root / table) != expected["sha256"]:
                 raise ValueError(f"{root / table}: its sha256 is not the one {DESCRIPTION} names. {_REMEDY}")
         try:
-            return cls(root, description, digest)
+            return cls(root, description, digest, source)
         except (pa.ArrowException, KeyError, IndexError) as error:
             raise ValueError(f"{root}: the manifest cannot be read: {error}. {_REMEDY}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Manifest.open, (self.root,)
+        return Manifest.open, (self.root, self._source)
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -178,6 +184,16 @@ class Manifest:
         if modality is not None:
             chosen &= self.modality == modality
         return np.flatnonzero(chosen)
+
+    @property
+    def place(self) -> Place:
+        """Where the data set is: a path or an address."""
+        return self._source.place
+
+    def open_shard(self, number: int) -> ByteRanges:
+        """Open a shard for reading by ranges, from wherever this data set has it. Raises SourceError."""
+        shard = self.shards[number]
+        return self._source.open(f"shards/{shard.path.name}", shard.nbytes, shard.sha256)
 
     def key(self, row: int) -> str:
         """The key of a tracklet: the name of its members up to the first dot."""

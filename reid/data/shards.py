@@ -1,6 +1,6 @@
 """Frames out of tar shards: by offset, checked; or a whole shard from its beginning, checked byte by byte.
 
-    Manifest.frames(row) -> offsets, sizes, checksums -> pread -> crc -> JPEG bytes
+    Manifest.frames(row) -> offsets, sizes, checksums -> bytes of the source -> crc -> JPEG bytes
 
 A shard is a plain ustar archive that stock webdataset reads. One sample is one tracklet: `KEY.json`, then `KEY.000.jpg`,
 `KEY.001.jpg` and so on. Everything in it but the pixels follows from the manifest: names, sizes, order, headers,
@@ -10,7 +10,6 @@ obeyed, no path of it is opened, no link followed, nothing decoded by its extens
 
 import json
 import os
-import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.data.cache import ShardCache
 from reid.data.manifest import Manifest, ShardInfo
+from reid.data.sources import REMEDY, ByteRanges, Place, SourceError, open_regular
 from reid.types import Modality, Role, Split
 
 BLOCK = tarfile.BLOCKSIZE
@@ -32,17 +31,14 @@ Indices = Sequence[int] | NDArray[np.integer]
 
 
 class DamagedShardError(RuntimeError):
-    """A shard does not hold what the manifest says: which shard, which tracklet, at which byte, and why."""
+    """A shard does not hold what the manifest says, or cannot be read: which shard, which tracklet, at which byte, why."""
 
-    def __init__(self, shard: Path, key: str, offset: int, reason: str) -> None:
-        super().__init__(shard, key, offset, reason)
-        self.shard, self.key, self.offset, self.reason = shard, key, offset, reason
+    def __init__(self, shard: Place, key: str, offset: int, reason: str, remedy: str = REMEDY) -> None:
+        super().__init__(shard, key, offset, reason, remedy)
+        self.shard, self.key, self.offset, self.reason, self.remedy = shard, key, offset, reason, remedy
 
     def __str__(self) -> str:
-        return (
-            f"{self.shard}: tracklet {self.key}, byte {self.offset}: {self.reason}. "
-            "Find all damage with `python -m preprocess verify`, then restore the shard or pack it again."
-        )
+        return f"{self.shard}: tracklet {self.key}, byte {self.offset}: {self.reason}. {self.remedy}"
 
 
 def frame_member(key: str, index: int, num_frames: int) -> str:
@@ -96,71 +92,67 @@ def archive_size(content: int) -> int:
 class ShardReader:
     """Reads frames by their offsets, each checked against its crc before anything decodes it.
 
-    Keeps at most `OPEN_SHARDS` shards open. Safe in forked workers, because `pread` shares no position. With a `cache`,
-    a shard is copied to this machine before its first frame is read.
+    The bytes come from the manifest's source. Keeps at most `OPEN_SHARDS` shards open. Safe in forked workers.
     """
 
-    def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
+    def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.cache = cache
-        self._descriptors: dict[Path, int] = {}
+        self._shards: dict[int, ByteRanges] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "cache": self.cache, "_descriptors": {}}
+        return {"manifest": self.manifest, "_shards": {}}
 
     def read(self, row: int, indices: Indices) -> list[bytes]:
         """The JPEG bytes of frames `indices` of a tracklet. Raises DamagedShardError."""
         frames = self.manifest.frames(row)
-        descriptor = self._open(frames.shard, row)
-        pictures = []
-        for index in indices:
-            offset, size = int(frames.offset[index]), int(frames.size[index])
+        ranges = [(int(frames.offset[index]), int(frames.size[index])) for index in indices]
+        for offset, size in ranges:
             if not (0 < size <= LARGEST_FRAME and offset >= 0):
-                reason = f"the manifest claims a frame of {size} bytes"
-                raise DamagedShardError(frames.shard, self.manifest.key(row), offset, reason)
-            data = os.pread(descriptor, size, offset)
+                raise self.damage(row, offset, f"the manifest claims a frame of {size} bytes")
+        try:
+            pictures = self._open(row).read(ranges)
+        except SourceError as error:
+            raise _of_tracklet(self.manifest.key(row), error) from error
+        for index, (offset, size), data in zip(indices, ranges, pictures, strict=True):
             if len(data) != size:
                 reason = f"frame {index} has {len(data)} of its {size} bytes: the shard was cut"
-                raise DamagedShardError(frames.shard, self.manifest.key(row), offset, reason)
+                raise self.damage(row, offset, reason)
             if crc32(data) != frames.crc32[index]:
                 reason = f"the checksum of frame {index} is wrong: its bytes have changed"
-                raise DamagedShardError(frames.shard, self.manifest.key(row), offset, reason)
-            pictures.append(data)
+                raise self.damage(row, offset, reason)
         return pictures
 
     def will_need(self, rows_and_indices: Iterable[tuple[int, Indices]]) -> None:
-        """Tell the kernel which frames come next, all at once: four times faster than asking one by one on cold disks."""
+        """Say which frames come next, all at once: four times faster than asking one by one on cold disks."""
         for row, indices in rows_and_indices:
             frames = self.manifest.frames(row)
-            descriptor = self._open(frames.shard, row)
-            for index in indices:
-                os.posix_fadvise(
-                    descriptor, int(frames.offset[index]), int(frames.size[index]), os.POSIX_FADV_WILLNEED
-                )
+            self._open(row).will_need(
+                [(int(frames.offset[index]), int(frames.size[index])) for index in indices]
+            )
+
+    def damage(self, row: int, offset: int, reason: str) -> DamagedShardError:
+        """The error that says what is wrong with the shard of a tracklet."""
+        shard = self._open(row)
+        return DamagedShardError(shard.place, self.manifest.key(row), offset, reason, shard.remedy)
 
     def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        while self._shards:
+            self._shards.popitem()[1].close()
 
-    def _open(self, shard: Path, row: int) -> int:
-        if shard not in self._descriptors:
-            if len(self._descriptors) >= OPEN_SHARDS:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            info = self.manifest.shards[int(self.manifest.shard[row])]
-            path = shard if self.cache is None else self.cache.local(info)
-            self._descriptors[shard] = _open_regular(path, self.manifest.key(row))
-        return self._descriptors[shard]
+    def _open(self, row: int) -> ByteRanges:
+        number = int(self.manifest.shard[row])
+        if number not in self._shards:
+            if len(self._shards) >= OPEN_SHARDS:
+                self._shards.pop(next(iter(self._shards))).close()
+            try:
+                self._shards[number] = self.manifest.open_shard(number)
+            except SourceError as error:
+                raise _of_tracklet(self.manifest.key(row), error) from error
+        return self._shards[number]
 
 
-def _open_regular(shard: Path, key: str) -> int:
-    try:
-        descriptor = os.open(shard, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise DamagedShardError(shard, key, 0, f"the shard cannot be opened: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DamagedShardError(shard, key, 0, "not a regular file")
-    return descriptor
+def _of_tracklet(key: str, error: SourceError) -> DamagedShardError:
+    return DamagedShardError(error.place, key, error.offset, error.reason, error.remedy)
 
 
 def stream(shard: Path, manifest: Manifest) -> Iterator[tuple[str, list[bytes]]]:
@@ -170,7 +162,11 @@ def stream(shard: Path, manifest: Manifest) -> Iterator[tuple[str, list[bytes]]]
     the first that differs, also where the shard ends early or goes on for too long; ValueError for an unknown shard.
     """
     info = _find(shard, manifest)
-    with os.fdopen(_open_regular(shard, manifest.key(info.first_row)), "rb") as file:
+    try:
+        descriptor = open_regular(shard)
+    except SourceError as error:
+        raise _of_tracklet(manifest.key(info.first_row), error) from error
+    with os.fdopen(descriptor, "rb") as file:
         for row in range(info.first_row, info.first_row + info.num_tracklets):
             start = int(manifest.offset[row])
             sample = file.read(int(manifest.nbytes[row]))

@@ -112,7 +112,7 @@ class Evaluator:
         rows = self.manifest.rows(role, minimum_frames=self.protocol.minimum_frames)
         if not len(rows):
             raise ValueError(
-                f"{self.manifest.root}: no {role} tracklet of the required length; pack a test split, or lower "
+                f"{self.manifest.place}: no {role} tracklet of the required length; pack a test split, or lower "
                 "data.minimum_frames"
             )
         return Embedded(rows, self.embed(rows))

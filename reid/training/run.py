@@ -13,6 +13,7 @@ from typing import Any
 
 from reid import config as configuration
 from reid.config import Config, ConfigError
+from reid.data.dataset import open_dataset
 from reid.data.manifest import Manifest
 from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
 from reid.model.resnet import pretrained
@@ -24,7 +25,7 @@ from reid.training.checkpoint import Snapshot
 from reid.training.engine import Engine
 from reid.types import Role
 
-FREE_TO_CHANGE = ("engine.", "tracking.", "data.root", "data.num_workers", "evaluation.")
+FREE_TO_CHANGE = ("engine.", "tracking.", "data.root", "data.cache", "data.num_workers", "evaluation.")
 REQUEUE = "requeue"
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def open_data(config: Config) -> Manifest:
         raise ConfigError(
             "data.root: no data set is named; pack one with `reid-preprocess pack` and give its folder"
         )
-    return Manifest.open(config.data.root)
+    return open_dataset(config.data.root, config.data.cache, config.data.cache_gigabytes)
 
 
 def _start_from(config: Config, folder: Path, *, resume: bool) -> Path | None:
@@ -209,7 +210,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     for role in Role:
         rows = manifest.rows(role, minimum_frames=config.data.minimum_frames)
         profile = {"tracklets": len(rows), "frames": int(manifest.num_frames[rows].sum())}
-        tracker.dataset(manifest.name, manifest.digest, role, str(manifest.root), profile)
+        tracker.dataset(f"{manifest.name}-{role}", manifest.digest, role, str(manifest.place), profile)
     for name in ("config.yaml", "difference.yaml"):
         tracker.artifact(folder / name, names.Folder.CONFIG)
 
