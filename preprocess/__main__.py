@@ -118,16 +118,15 @@ def run_pack(arguments: Sequence[str]) -> int:
     logging.info("%s", backend.describe())
     for problem in backend.problems:
         logging.warning("%s", problem)
-    with shown("packing", "frames") as progress:
-        packed = pack(
-            chosen.source,
-            chosen.out,
-            chosen.options,
-            num_workers=chosen.num_workers,
-            part=part,
-            seal_only=chosen.seal,
-            progress=progress,
-        )
+    packed = pack(
+        chosen.source,
+        chosen.out,
+        chosen.options,
+        num_workers=chosen.num_workers,
+        part=part,
+        seal_only=chosen.seal,
+        show=shown,
+    )
     source = packed.description.get("source", {})
     if chosen.json:
         fields = packed._asdict() | {"out": str(packed.out), "backend": backend._asdict()}

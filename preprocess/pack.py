@@ -33,7 +33,7 @@ from preprocess.plan import (
     identify,
     make_plan,
 )
-from preprocess.progress import Progress, silent
+from preprocess.progress import Progress, Show, hidden
 from preprocess.publish import sync, whole_file, write_whole
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
 from preprocess.seal import seal
@@ -76,13 +76,13 @@ def pack(
     num_workers: int = 1,
     part: Part | None = None,
     seal_only: bool = False,
-    progress: Progress = silent,
+    show: Show = hidden,
 ) -> Packed:
     """Pack the raw tree `source` into `out`, or a part of it, or seal what the parts have written.
 
-    Raises BadTreeError for a tree that cannot be packed (nothing is left behind, unless other parts are at work),
-    ValueError for a request that cannot be met, OSError and RuntimeError for a machine that fails: what is finished
-    is then kept in `OUT.partial`, and the same call goes on from there.
+    Raises BadTreeError for a tree that cannot be packed (nothing is left behind but what an earlier call or another
+    part wrote), ValueError for a request that cannot be met, OSError and RuntimeError for a machine that fails: what
+    is finished is then kept in `OUT.partial`, and the same call goes on from there.
     """
     if num_workers < 1:
         raise ValueError(f"The number of workers must be 1 or more, found {num_workers}.")
@@ -92,17 +92,20 @@ def pack(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _already_packed(out, identify(tree, options))
     stage = out.with_name(f"{out.name}.partial")
+    is_first = part is None and not seal_only and not stage.exists()
     try:
         plan = make_plan(tree, options, stage / PLAN_FILE)
         shards = [] if seal_only else _share(plan, part)
-        written = _write(plan, shards, stage, num_workers, progress)
+        with show("packing", "frames") as progress:
+            written = _write(plan, shards, stage, num_workers, progress)
     except BadTreeError:
-        if part is None and not seal_only:
+        if is_first:
             shutil.rmtree(stage, ignore_errors=True)
         raise
     if part is not None:
         return Packed(out, False, written, len(shards) - written, {})
-    description = seal(plan, stage, tree, num_workers)
+    with show("reading back", "shards") as progress:
+        description = seal(plan, stage, tree, num_workers, progress)
     stage.rename(out)
     sync(out.parent)
     return Packed(out, True, written, len(plan.shards) - written, description)

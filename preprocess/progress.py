@@ -4,16 +4,17 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich import progress as bars
 from rich.console import Console
 
 LINE_SECONDS = 30.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+Show = Callable[[str, str], AbstractContextManager[Progress]]
 
 
 @contextmanager
@@ -28,6 +29,12 @@ def shown(title: str, unit: str) -> Iterator[Progress]:
 
 def silent(done: int, total: int) -> None:
     """Hears progress and shows nothing."""
+
+
+@contextmanager
+def hidden(*_: str) -> Iterator[Progress]:
+    """In place of `shown`, where nobody looks."""
+    yield silent
 
 
 @contextmanager
@@ -55,6 +62,6 @@ def _lines(title: str, unit: str) -> Progress:
         last = now
         rate = done / (now - started)
         left = f"{(total - done) / rate / 60:.0f} min left" if rate else "no end in sight"
-        logger.info("%s: %s of %s %s, %.0f a second, %s", title, f"{done:,}", f"{total:,}", unit, rate, left)
+        log.info("%s: %s of %s %s, %.0f a second, %s", title, f"{done:,}", f"{total:,}", unit, rate, left)
 
     return line

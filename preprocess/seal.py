@@ -13,6 +13,7 @@ from typing import Any
 
 from preprocess import workers
 from preprocess.plan import PLAN_FILE, Plan, PlannedShard, decisive
+from preprocess.progress import Progress
 from preprocess.publish import sweep, sync, write_whole
 from preprocess.records import ShardRecord, describe, is_finished, write_tables
 from preprocess.statistics import count, differences
@@ -20,13 +21,13 @@ from preprocess.tree import Tree
 from preprocess.vcm import DATASET
 from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description, sha256
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int) -> dict[str, Any]:
+def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progress) -> dict[str, Any]:
     """Turn the shards in `stage` into a data set, ready to be renamed. Returns what its `dataset.json` says.
 
-    Raises ValueError if shards are missing, and RuntimeError if one is not on disk as it was written.
+    `progress` hears (shards read back, of all). Raises ValueError if shards are missing, and RuntimeError if one is not on disk as it was written.
     """
     folder = stage / "shards"
     sweep(stage)
@@ -36,8 +37,9 @@ def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int) -> dict[str, Any
             f"{len(missing)} of {len(plan.shards)} shards are not written yet, the first is {missing[0]}. Run the "
             "parts that write them, then seal again."
         )
-    logger.info("reading %d shards back", len(plan.shards))
-    for _ in workers.run(partial(_check_shard, folder), plan.shards, num_workers, lambda _: None):
+    log.info("reading %d shards back", len(plan.shards))
+    check, total = partial(_check_shard, folder), len(plan.shards)
+    for _ in workers.run(check, plan.shards, num_workers, lambda done: progress(done, total)):
         pass
     expected = {name for shard in plan.shards for name in (shard.name, f"{Path(shard.name).stem}.json")}
     for path in folder.iterdir():

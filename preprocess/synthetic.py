@@ -11,10 +11,8 @@ do not depend on the number of processes. Everything is written beside OUT and p
 
 import json
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
@@ -26,8 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from preprocess import workers
 from preprocess.cameras import draw_take, film, make_camera, modality_of
 from preprocess.figures import joints, parts
+from preprocess.progress import Progress, silent
+from preprocess.vcm import SYNTHETIC_FILE
+from preprocess.vcm_index import NAME_FILES, QUERY_FILE, TRACK_FILES
 from preprocess.wardrobe import Appearance, Array, Gait, draw_appearance, draw_gait
 from reid.types import Modality, Split
 
@@ -149,7 +151,7 @@ def synthesize(
     config: SyntheticConfig,
     out: Path,
     num_workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> SyntheticSummary:
     """Write the data set to `out`, which must not exist or be empty; `progress` hears (identities done, of all).
 
@@ -158,12 +160,8 @@ def synthesize(
     if num_workers < 1:
         raise ValueError(f"num_workers must be 1 or more, found {num_workers}")
     train, test = config.train_identities(), config.test_identities()
-    filmed: list[list[SyntheticTracklet]] = []
-    with _published(out) as root, closing(_film_all(config, [*train, *test], root, num_workers)) as films:
-        for tracklets in films:
-            filmed.append(tracklets)
-            if progress:
-                progress(len(filmed), len(train) + len(test))
+    with _published(out) as root:
+        filmed = _film_all(config, [*train, *test], root, num_workers, progress)
         _write_index(root, Split.TRAIN, filmed[: len(train)])
         _write_index(root, Split.TEST, filmed[len(train) :])
         description = {
@@ -171,7 +169,7 @@ def synthesize(
             "seed": config.seed,
             "parameters": asdict(config),
         }
-        (root / "synthetic.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (root / SYNTHETIC_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     lengths = [tracklet.num_frames for tracklets in filmed for tracklet in tracklets]
     short = sum(length < FIRST_FULL for length in lengths)
     return SyntheticSummary(out, len(train), len(test), len(lengths), short, sum(lengths))
@@ -229,33 +227,28 @@ def _draw_length(rng: np.random.Generator, short_fraction: float) -> int:
     return LONGEST if rng.random() < 0.5 else int(rng.integers(FIRST_FULL, LONGEST))
 
 
-def _film_identity(config: SyntheticConfig, root: Path, identity: int) -> list[SyntheticTracklet]:
+def _film_identity(
+    config: SyntheticConfig, root: Path, identity: int, advance: workers.Report
+) -> list[SyntheticTracklet]:
     tracklets = plan_identity(config, identity)
     for tracklet in tracklets:
         paths = [root / path for path in tracklet.paths()]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         for path, frame in zip(paths, render(config, tracklet), strict=True):
             Image.fromarray(frame).save(path, "JPEG", quality=JPEG_QUALITY)
+    advance(1)
     return tracklets
 
 
 def _film_all(
-    config: SyntheticConfig, identities: list[int], root: Path, num_workers: int
-) -> Generator[list[SyntheticTracklet]]:
-    """Film every identity, in order."""
-    work = partial(_film_identity, config, root)
-    if num_workers == 1:
-        yield from map(work, identities)
-        return
-    with ProcessPoolExecutor(num_workers, initializer=_leave_interrupts_to_the_parent) as pool:
-        try:
-            yield from pool.map(work, identities)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config: SyntheticConfig, identities: list[int], root: Path, num_workers: int, progress: Progress
+) -> list[list[SyntheticTracklet]]:
+    """Film every identity; their tracklets in the order of `identities`, which rises."""
+    film_one = partial(_film_identity, config, root)
+    with closing(
+        workers.run(film_one, identities, num_workers, lambda done: progress(done, len(identities)))
+    ) as films:
+        return sorted(films, key=lambda tracklets: tracklets[0].identity)
 
 
 def _write_index(root: Path, split: Split, filmed: list[list[SyntheticTracklet]]) -> None:
@@ -270,10 +263,10 @@ def _write_index(root: Path, split: Split, filmed: list[list[SyntheticTracklet]]
         rows.append(f"{modality} {start} {len(names)} {identity:04d} {camera}")
         if tracklet.modality is Modality.INFRARED:
             queries.append(str(len(rows)))
-    _write_lines(root / f"{split}_name.txt", names)
-    _write_lines(root / f"track_{split}_info.txt", rows)
+    _write_lines(root / NAME_FILES[split], names)
+    _write_lines(root / TRACK_FILES[split], rows)
     if split is Split.TEST:
-        _write_lines(root / "query_IDX.txt", [" ".join(queries)])
+        _write_lines(root / QUERY_FILE, [" ".join(queries)])
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

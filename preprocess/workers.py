@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 def run(
     work: Callable[[Item, Report], Result], items: Sequence[Item], num_workers: int, report: Report
-) -> Iterator[Result]:
-    """Yield `work(item, advance)` of every item. `report` hears the sum of what the workers passed to `advance`.
+) -> Generator[Result]:
+    """Yield `work(item, advance)` of every item, as they are finished. `report` hears the sum of what the workers passed to `advance`.
 
     The first failure stops what has not begun, waits for what has, and is raised. RuntimeError if a worker died.
     """
@@ -61,7 +61,7 @@ def _results(finished: set[Future[Result]]) -> Iterator[Result]:
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "a worker process died without a word, most often killed for want of memory. Run the same command "
-                "again, with fewer workers: what is finished is kept."
+                "again, with fewer workers."
             ) from error
 
 

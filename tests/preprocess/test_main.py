@@ -31,20 +31,18 @@ def test_an_unknown_command_is_a_mistake_of_the_user(capsys):
 
 
 @pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
-def test_help_takes_less_than_a_second_and_no_heavy_library(command):
+def test_help_loads_no_heavy_library(command):
     script = (
-        "import runpy, sys, time\n"
+        "import runpy, sys\n"
         f"sys.argv = ['preprocess', *{command!r}, '--help']\n"
         "try:\n    runpy.run_module('preprocess', run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'webdataset', 'pyarrow'} & set(sys.modules)\n"
-        "print(time.process_time(), *heavy, file=sys.stderr)\n"
+        "print(*heavy, file=sys.stderr)\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    seconds, *heavy = ran.stderr.split()
     assert "usage" in ran.stdout
-    assert heavy == []
-    assert float(seconds) < 1
+    assert ran.stderr.split() == []
 
 
 def test_synthesize_pack_verify_and_inspect_follow_each_other(tmp_path, capsys):

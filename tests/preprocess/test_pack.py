@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import tarfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import webdataset
 from preprocess.images import decode, read_header
 from preprocess.options import BadFrames, Check, Mixed, Mode, Options, Order, Size
 from preprocess.pack import Part, pack
+from preprocess.progress import Progress
 from preprocess.tree import BadTreeError
 from preprocess.vcm import read
 from preprocess.verify import verify
@@ -146,10 +149,14 @@ def test_a_copy_depends_on_no_library_and_on_no_choice_about_resizing(raw, tmp_p
 
 
 def test_several_workers_write_the_same_bytes_as_one(heavy, reference, tmp_path):
-    told: list[tuple[int, int]] = []
-    pack(heavy, tmp_path / "packed", SMALL_SHARDS, num_workers=3, progress=lambda *done: told.append(done))
+    told: dict[str, tuple[int, ...]] = {}
+
+    def show(title: str, unit: str) -> AbstractContextManager[Progress]:
+        return nullcontext(lambda *done: told.update({unit: done}))
+
+    packed = pack(heavy, tmp_path / "packed", SMALL_SHARDS, num_workers=3, show=show)
     assert contents(tmp_path / "packed") == reference
-    assert told[-1] == (190, 190)
+    assert told == {"frames": (190, 190), "shards": (packed.shards_written, packed.shards_written)}
 
 
 def test_parts_and_a_seal_write_the_same_bytes_as_one_process(heavy, reference, tmp_path):
@@ -222,7 +229,7 @@ def test_finished_shards_are_kept_when_a_pack_goes_on(heavy, reference, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(heavy, out, SMALL_SHARDS, progress=stop)
+        pack(heavy, out, SMALL_SHARDS, show=lambda title, unit: nullcontext(stop))
     packed = pack(heavy, out, SMALL_SHARDS)
     assert packed.shards_kept >= 1
     assert packed.shards_kept + packed.shards_written == len(
@@ -301,6 +308,21 @@ def test_a_bad_picture_is_named_with_its_row_and_nothing_is_left_behind(
     with pytest.raises(BadTreeError, match=reason):
         pack(raw, tmp_path / "packed", Options(), num_workers=num_workers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_a_bad_picture_costs_no_shard_that_an_earlier_call_wrote(heavy, reference, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "packed"
+    shutil.copytree(heavy, raw)
+    pack(raw, out, SMALL_SHARDS, part=Part(1, 3))
+    damaged = raw / read(raw).tracklets[-1].frames[-1]
+    data = damaged.read_bytes()
+    damaged.write_bytes(b"GIF" + data[3:])
+    with pytest.raises(BadTreeError, match="not a JPEG"):
+        pack(raw, out, SMALL_SHARDS)
+    assert not out.exists()
+    damaged.write_bytes(data)
+    assert pack(raw, out, SMALL_SHARDS).shards_kept >= 1
+    assert contents(out) == reference
 
 
 def test_all_missing_pictures_are_told_at_once(raw, tmp_path):
