@@ -10,16 +10,18 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
+from pydantic import ValidationError
 
 from reid import config as configuration
 from reid.config import Config
-from reid.types import Embedding
+from reid.types import Embedding, ToldElsewhereError
 
 if TYPE_CHECKING:
     from reid.tracking.runs import Summary
@@ -200,10 +202,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return COMMANDS[name][0](rest)
-    except (ValueError, OSError) as error:
-        if _speaks():
-            print(f"reid {name}: {error}", file=sys.stderr)
+    except ToldElsewhereError:
+        return 2
+    except (ValueError, RuntimeError, OSError) as error:
+        if not (isinstance(error, OSError) or _is_ours(error)):
+            raise  # a bug, or a library's own trouble: the traceback says more than a sentence
+        process = "" if _speaks() else f" (process {os.environ['RANK']})"
+        print(f"reid {name}{process}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised `error` itself, and so meant its text for the user."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return Path(innermost.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def _base(arguments: Sequence[str]) -> tuple[Config, list[str]]:
@@ -219,7 +231,12 @@ def _parse(
 ) -> Arguments:
     given: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.EnumChoicesFromValues,)
-    parsed: Arguments = tyro.cli(kind, prog=f"reid {command}", args=list(arguments), config=config, **given)
+    try:
+        parsed: Arguments = tyro.cli(
+            kind, prog=f"reid {command}", args=list(arguments), config=config, **given
+        )
+    except ValidationError as error:
+        raise configuration.refusal(error, "the options given") from error
     return parsed
 
 

@@ -8,9 +8,19 @@ paper that the README lists.
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from reid.types import Distance, Embedding, Recipe, Variant
 
@@ -181,6 +191,17 @@ class Tracking(_Section):
     uri: str | None = None
     """MLflow server or store; by default MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder."""
 
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        if uri is not None and urlsplit(uri).password is not None:
+            raise PydanticCustomError(
+                "secret",
+                "a password would be written into the run's folder; give it in MLFLOW_TRACKING_PASSWORD, or the whole "
+                "address in MLFLOW_TRACKING_URI",
+            )
+        return uri
+
 
 class Config(_Section):
     """A run. The defaults are the paper."""
@@ -203,6 +224,17 @@ class Config(_Section):
         if sorted(self.optimizer.milestones) != list(self.optimizer.milestones):
             raise ValueError(
                 f"optimizer.milestones: expected rising epochs, found {self.optimizer.milestones}"
+            )
+        if self.data.padding >= min(self.data.height, self.data.width):
+            raise ValueError(
+                f"data.padding: {self.data.padding} pixels can move a picture of {self.data.height} x "
+                f"{self.data.width} out of sight; choose less"
+            )
+        rows = -(-self.data.height // (16 * self.model.last_stride))
+        if self.model.variant.guide is not None and rows % self.model.num_parts:
+            raise ValueError(
+                f"model.num_parts: the {rows} rows of the last feature map do not divide into {self.model.num_parts} "
+                "stripes; change data.height, model.last_stride or model.num_parts"
             )
         return self
 
@@ -262,13 +294,18 @@ def from_dict(content: Any, source: str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(key) for key in mistake['loc']) or 'the whole'}: {mistake['msg']}, found {mistake['input']!r}"
-            for mistake in error.errors(include_url=False)
-        ]
-        raise ConfigError(
-            "\n".join([f"{source}: {len(lines)} mistake(s) in the configuration", *lines])
-        ) from error
+        raise refusal(error, source) from error
+
+
+def refusal(error: ValidationError, source: str) -> ConfigError:
+    """Every mistake that `error` found in `source`, a line each."""
+    lines = [
+        f"  {mistake['msg'].removeprefix('Value error, ')}"
+        if mistake["type"] == "value_error"
+        else f"  {'.'.join(map(str, mistake['loc'])) or 'the whole'}: {mistake['msg']}, found {mistake['input']!r}"
+        for mistake in error.errors(include_url=False)
+    ]
+    return ConfigError("\n".join([f"{source}: {len(lines)} mistake(s) in the configuration", *lines]))
 
 
 def changed(config: Config, changes: dict[str, dict[str, Any]]) -> Config:

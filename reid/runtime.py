@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.collectives import gather_rows, synchronize_batch_norm
+from reid.types import ToldElsewhereError
 
 MIXED_PRECISION = {"fp64": "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -170,7 +171,7 @@ class Runtime:
                 decision = None, str(error)
         made, refusal = self.agree(decision)
         if refusal is not None:
-            raise ValueError(refusal)
+            raise ValueError(refusal) if self.leads else ToldElsewhereError(refusal)
         return cast("Made", made)
 
     def wait(self) -> None:

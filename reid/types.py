@@ -109,6 +109,10 @@ class Distance(StrEnum):
     SQUARED = "squared"
 
 
+class ToldElsewhereError(ValueError):
+    """A mistake of the user that the leading process of a launch tells; the others only stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tracklet:
     """One tracklet of a raw data set, before it is packed.

@@ -23,12 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from reid.data.manifest import Manifest
-from reid.data.shards import ShardReader
+from reid.data.shards import MOST_PIXELS, ShardReader
 from reid.types import Modality
 
-logger = logging.getLogger(__name__)
-
-MAX_PIXELS = 4096 * 4096  # a JPEG of a few hundred bytes may claim far more
+log = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,11 +81,11 @@ def training_indices(num_frames: int, clip_frames: int, generator: np.random.Gen
 def decode(jpeg: bytes, picture: Pixels) -> None:
     """Decode a JPEG into `picture` (H, W, 3), resizing it if it has another size.
 
-    Raises ValueError for anything but an intact JPEG of at most `MAX_PIXELS` pixels, in grey or colour.
+    Raises ValueError for anything but an intact JPEG of at most `MOST_PIXELS` pixels, in grey or colour.
     """
     height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"a picture of {width} x {height} pixels is over the limit of {MAX_PIXELS}")
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} pixels is over the limit of {MOST_PIXELS}")
     if colours in {"CMYK", "YCCK"}:
         raise ValueError(f"a picture in {colours} is for printing; expected grey or colour")
     if (height, width) == picture.shape[:2]:
@@ -239,7 +237,7 @@ def _warn_if_stored_differently(manifest: Manifest, shape: ClipShape) -> None:
 
 @cache
 def _warn_once(message: str) -> None:
-    logger.warning(message)
+    log.warning(message)
 
 
 def as_tensor(clips: Pixels) -> Tensor:

@@ -24,7 +24,8 @@ from reid.data.sources import REMEDY, ByteRanges, Place, SourceError, open_regul
 from reid.types import Modality, Role, Split
 
 BLOCK = tarfile.BLOCKSIZE
-LARGEST_FRAME = 32 << 20
+LARGEST_FRAME = 32 << 20  # bytes
+MOST_PIXELS = 16 << 20  # of a frame; a JPEG of a few hundred bytes may claim far more
 OPEN_SHARDS = 256
 
 Indices = Sequence[int] | NDArray[np.integer]

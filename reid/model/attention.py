@@ -29,9 +29,7 @@ class IntraModalitySelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(F, C, H, W) -> the same shape."""
         projections = (self.query, self.key, self.value)
-        query, key, value = (
-            _tokens(project(x))[:, None] for project in projections
-        )  # (F, 1, N, R), one head
+        query, key, value = (_tokens(project(x))[:, None] for project in projections)  # (F, 1, N, R)
         attended = F.scaled_dot_product_attention(query, key, value)[:, 0]  # (F, N, R)
         correction: Tensor = self.output(_maps(attended, x))
         return x + correction

@@ -36,13 +36,10 @@ class Guidance(nn.Module):
         if kind is Guide.FULL:
             self.spatial = nn.LSTM(features, features, num_layers, batch_first=True)
         if kind is not Guide.MOTION_ONLY:
-            width = bottleneck(2 * features, reduction, "model.gate_reduction")
+            width = bottleneck(2 * features, reduction, "model.gate_reduction")  # [A17]
             self.gate = nn.Sequential(
-                nn.Linear(2 * features, width),
-                nn.ReLU(),
-                nn.Linear(width, features),
-                nn.Sigmoid(),
-            )  # [A17]
+                nn.Linear(2 * features, width), nn.ReLU(), nn.Linear(width, features), nn.Sigmoid()
+            )
         self.neck = Neck(num_parts * features) if neck else nn.Identity()  # [A19]
 
     def forward(self, maps: Tensor, num_frames: int) -> Tensor:

@@ -141,20 +141,20 @@ class Network(nn.Module):
         """
         num_frames = visible.shape[1]
         x = self.stem(_frames(visible), _frames(infrared))
-        entrances = {branch: x.detach() if branch in spares_stem else x for branch in branches}
-        trunks: dict[int, tuple[Tensor, Tensor]] = {}
-
-        def trunk(branch: Branch) -> tuple[Tensor, Tensor]:
-            entrance = entrances[branch]
-            if id(entrance) not in trunks:
-                trunks[id(entrance)] = self.defence.trunk(entrance)
-            return trunks[id(entrance)]
-
-        return Outputs(
-            defend=self._defend(*trunk(Branch.DEFEND), num_frames) if Branch.DEFEND in branches else None,
-            guide=self._guide(trunk(Branch.GUIDE)[1], num_frames) if Branch.GUIDE in branches else None,
-            attack=self._attack(entrances[Branch.ATTACK], num_frames) if Branch.ATTACK in branches else None,
-        )
+        spared = {branch: branch in spares_stem for branch in branches}
+        entrances = {False: x, True: x.detach()}
+        trunks = {
+            spares: self.defence.trunk(entrances[spares])
+            for spares in sorted({spared[branch] for branch in branches if branch is not Branch.ATTACK})
+        }
+        defend = guide = attack = None
+        if Branch.DEFEND in branches:
+            defend = self._defend(*trunks[spared[Branch.DEFEND]], num_frames)
+        if Branch.GUIDE in branches:
+            guide = self._guide(trunks[spared[Branch.GUIDE]][1], num_frames)
+        if Branch.ATTACK in branches:
+            attack = self._attack(entrances[spared[Branch.ATTACK]], num_frames)
+        return Outputs(defend, guide, attack)
 
     def _defend(self, shallow: Tensor, deep: Tensor, num_frames: int) -> Defended:
         feature = self.defence.feature(shallow, deep, num_frames)

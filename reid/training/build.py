@@ -15,8 +15,8 @@ from reid.model.defence import CrossAttention
 from reid.model.network import Network, Structure
 from reid.model.resnet import Layers, Stem
 from reid.runtime import Runtime
-from reid.training.recipe import Criterion, Stage, Weights, stages
-from reid.types import Distance
+from reid.training.recipe import Criterion, Factors, Stage, stages
+from reid.types import Distance, Embedding
 
 
 def network(config: Config, num_identities: int) -> Network:
@@ -71,8 +71,8 @@ def optimizer(config: Config, net: Network) -> torch.optim.SGD:
 
 def training_stages(config: Config, net: Network) -> tuple[Stage, Stage]:
     """Step I and Step II for the parts that `net` has."""
-    weights = Weights(config.objective.lambda1, config.objective.lambda2, config.objective.lambda3)
-    return stages(frozenset(net.parts), weights, config.schedule.recipe)
+    factors = Factors(config.objective.lambda1, config.objective.lambda2, config.objective.lambda3)
+    return stages(frozenset(net.parts), factors, config.schedule.recipe)
 
 
 def criterion(config: Config, runtime: Runtime) -> Criterion:
@@ -110,10 +110,14 @@ def batch_plan(config: Config, manifest: Manifest) -> BatchPlan:
 
 
 def protocol(config: Config) -> Protocol:
+    """The protocol, with the embedding that `auto` stands for [A20]."""
+    embedding = config.evaluation.embedding
+    if embedding is Embedding.AUTO:
+        embedding = Embedding.GLOBAL if config.model.variant.guide is None else Embedding.GUIDED
     return Protocol(
         shape=clip_shape(config),
         minimum_frames=config.data.minimum_frames,
-        embedding=config.evaluation.embedding,
+        embedding=embedding,
         drop_same_camera=config.evaluation.drop_same_camera,
         batch_clips=config.evaluation.batch_clips,
     )

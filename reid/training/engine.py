@@ -134,14 +134,14 @@ class Engine:
     def _iterate(self, clips: PairedClips) -> None:
         """All updates of one iteration."""
         rate = self.config.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
+        for weights in self.optimizer.param_groups:
+            weights["lr"] = weights["peak"] * rate
         visible, infrared = (
             normalise(pixels).to(self.runtime.dtype) for pixels in (clips.visible, clips.infrared)
         )
         identity = clips.identity.repeat(2)  # visible rows first
-        for updates in self.stages[self.config.stage(self.step)].groups:
-            self._update(updates, visible, infrared, identity)
+        for group in self.stages[self.config.stage(self.step)].groups:
+            self._update(group, visible, infrared, identity)
         self.step += 1
 
     def _update(self, group: Group, visible: Tensor, infrared: Tensor, identity: Tensor) -> None:
@@ -225,7 +225,8 @@ class Engine:
                 memory = torch.empty_like(parameter).copy_(snapshot.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = memory
         for name, scaler in self.scalers.items():
-            scaler.load_state_dict(snapshot.state["scalers"][name])
+            if state := snapshot.state["scalers"][name]:  # empty where the run was not in fp16 so far
+                scaler.load_state_dict(state)
         processes = snapshot.state["processes"]
         self.meters.restore([process["meters"] for process in processes], self.runtime)
         self.runtime.set_random_state(processes[self.runtime.rank % len(processes)]["random"])

@@ -16,7 +16,7 @@ from reid.types import Distance, Recipe
 
 
 @dataclass(frozen=True)
-class Weights:
+class Factors:
     """The factors of Eq. 17."""
 
     lambda1: float = 1.0
@@ -64,18 +64,17 @@ class Stage:
 
 
 def stages(
-    parts: frozenset[Part], weights: Weights, recipe: Recipe = Recipe.ALGORITHM1
+    parts: frozenset[Part], factors: Factors, recipe: Recipe = Recipe.ALGORITHM1
 ) -> tuple[Stage, Stage]:
     """Step I and Step II of Algorithm 1 for a network that has `parts`."""
-    w = weights
+    w = factors
     defending, guiding = {"def_id": w.lambda2, "def_tri": w.lambda2}, {"p_id": w.lambda3}
     attacking = {"cov_id": 1.0, "att_id": w.lambda1}
     guide = Update(
         Branch.GUIDE, guiding, frozenset({Part.STEM, Part.DEFENCE, Part.GUIDANCE, Part.GUIDED_CLASSIFIER})
     )
-    attack = Update(
-        Branch.ATTACK, attacking, frozenset({Part.STEM, Part.ATTACKER, Part.ATTACK_CLASSIFIER})
-    )  # [A26]
+    # [A26]: not the defence, to which Eqs. 3 and 5 give no gradient
+    attack = Update(Branch.ATTACK, attacking, frozenset({Part.STEM, Part.ATTACKER, Part.ATTACK_CLASSIFIER}))
     first = Update(Branch.DEFEND, defending, frozenset({Part.STEM, Part.DEFENCE, Part.DEFENCE_CLASSIFIER}))
     second = Update(Branch.DEFEND, defending, frozenset({Part.DEFENCE}))
     return (

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reid import config as configuration
 from reid.config import Config, ConfigError
 from reid.data.dataset import open_dataset
@@ -26,7 +28,7 @@ from reid.training.engine import Engine
 from reid.types import Role
 
 FREE_TO_CHANGE = ("engine.", "tracking.", "data.root", "data.cache", "data.num_workers", "evaluation.")
-REQUEUE = "requeue"
+REQUEUE, RESOLVED = "requeue", "config.yaml"
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +59,9 @@ def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Sc
     text that describes the run. Raises ConfigError or ValueError for a mistake of the user, before the first iteration.
     """
     manifest = open_data(config)
-    runtime = Runtime.start(
-        precision=config.engine.precision,
-        device=config.engine.device,
-        seed=config.seed,
-        deterministic=config.engine.deterministic,
-    )
+    place = manifest.place.resolve() if isinstance(manifest.place, Path) else manifest.place
+    config = configuration.changed(config, {"data": {"root": place}})  # found again from any folder
+    runtime = _runtime(config)
     try:
         return _train(config, folder, manifest, runtime, publish, resume=resume)
     finally:
@@ -79,7 +78,9 @@ def _train(
         len(plan.identities),
         len(plan.left_out),
     )
-    start = runtime.decide(lambda: _start_from(config, folder, resume=resume))
+    with torch.device("meta"):
+        build.network(config, manifest.num_identities)  # so is an impossible network
+    start = runtime.decide(lambda: _start_from(config, folder, manifest.digest, resume=resume))
     weights = None if start else pretrained(config.model.weights, config.model.backbone)
     if runtime.leads:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,13 +109,11 @@ def _train(
 
 def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
     """Score the weights of `snapshot`, read from `path`, as `config` says."""
-    manifest = open_data(config)
-    runtime = Runtime.start(
-        precision=config.engine.precision,
-        device=config.engine.device,
-        seed=config.seed,
-        deterministic=config.engine.deterministic,
-    )
+    try:
+        manifest = open_data(config)
+    except ValueError as error:
+        raise ValueError(f"{error}\nIf the data set has moved, name its folder with --root.") from error
+    runtime = _runtime(config)
     try:
         network = build.network(config, snapshot.state["num_identities"])
         network.load_state_dict(snapshot.weights)
@@ -142,33 +141,45 @@ def open_data(config: Config) -> Manifest:
     """The packed data set of the configuration. Raises ConfigError if none is named."""
     if config.data.root is None:
         raise ConfigError(
-            "data.root: no data set is named; pack one with `reid-preprocess pack` and give its folder"
+            "data.root: no data set is named; pack one with `python -m preprocess pack` and give its folder"
         )
     return open_dataset(config.data.root, config.data.cache, config.data.cache_gigabytes)
 
 
-def _start_from(config: Config, folder: Path, *, resume: bool) -> Path | None:
-    """The checkpoint to continue from. Raises ConfigError where continuing would not continue the same run."""
-    found = checkpoint.newest(folder / "checkpoints")
-    if found is None:
+def _runtime(config: Config) -> Runtime:
+    return Runtime.start(
+        precision=config.engine.precision,
+        device=config.engine.device,
+        seed=config.seed,
+        deterministic=config.engine.deterministic,
+    )
+
+
+def _start_from(config: Config, folder: Path, digest: str, *, resume: bool) -> Path | None:
+    """The checkpoint to continue from; None at the beginning.
+
+    Raises ConfigError where continuing would not continue the same run.
+    """
+    found, begun = checkpoint.newest(folder / "checkpoints"), folder / RESOLVED
+    if found is None and not begun.exists():
         return None
     if not resume:
         raise ConfigError(
-            f"{folder}: holds a run with the checkpoint {found.name}; continue it with --resume, or name another folder "
-            "with --run"
+            f"{folder}: holds a run{f' with the checkpoint {found.name}' if found else ''}; continue it with --resume, "
+            "or name another folder with --run"
         )
-    state = json.loads((found / checkpoint.STATE).read_text())
-    former = configuration.from_dict(state["config"], str(found))
+    if found is None:
+        former, data_set = configuration.from_yaml(begun), digest
+    else:
+        state = json.loads((found / checkpoint.STATE).read_text())
+        former, data_set = configuration.from_dict(state["config"], str(found)), state["dataset"]["digest"]
     changes = [
         f"  {key}: {old!r} when the run began, {new!r} now"
         for key, (old, new) in configuration.difference(config, former).items()
         if not key.startswith(FREE_TO_CHANGE)
     ]
-    digest = open_data(config).digest
-    if state["dataset"]["digest"] != digest:
-        changes.append(
-            f"  the data set: {state['dataset']['digest'][:12]} when the run began, {digest[:12]} now"
-        )
+    if data_set != digest:
+        changes.append(f"  the data set: {data_set[:12]} when the run began, {digest[:12]} now")
     if changes:
         raise ConfigError(
             "\n".join([f"{folder}: --resume continues a run as it began; start another with --run", *changes])
@@ -191,7 +202,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     if not runtime.leads:
         return
     resolved = configuration.to_yaml(config)
-    (folder / "config.yaml").write_text(resolved)
+    (folder / RESOLVED).write_text(resolved)
     lines = [
         f"{key}: {new!r}  # the paper: {old!r}"
         for key, (old, new) in configuration.difference(config).items()
@@ -211,7 +222,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
         rows = manifest.rows(role, minimum_frames=config.data.minimum_frames)
         profile = {"tracklets": len(rows), "frames": int(manifest.num_frames[rows].sum())}
         tracker.dataset(f"{manifest.name}-{role}", manifest.digest, role, str(manifest.place), profile)
-    for name in ("config.yaml", "difference.yaml"):
+    for name in (RESOLVED, "difference.yaml"):
         tracker.artifact(folder / name, names.Folder.CONFIG)
 
 

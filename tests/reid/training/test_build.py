@@ -7,7 +7,7 @@ from reid.data.manifest import Manifest
 from reid.model.resnet import Layers, Stem
 from reid.runtime import Runtime
 from reid.training import build
-from reid.training.recipe import Weights, stages
+from reid.training.recipe import Factors, stages
 from reid.types import Distance, Embedding, Variant
 
 pytestmark = pytest.mark.xdist_group("pair")
@@ -43,14 +43,14 @@ def test_a_network_has_the_parts_of_its_variant_and_stages_for_them(tiny, varian
     assert net.defence_classifier.weight.shape[0] == 5
     assert ("attacker" in net.parts) == variant.attacker
     assert ("guidance" in net.parts) == (variant.guide is not None)
-    assert build.training_stages(config, net) == stages(frozenset(net.parts), Weights(2.0, 0.5, 0.5))
+    assert build.training_stages(config, net) == stages(frozenset(net.parts), Factors(2.0, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("backbone", "resnet50"),
-        ("num_parts", 4),
+        ("num_parts", 1),
         ("attention_reduction", 4),
         ("separate_attention", True),
         ("num_lstm_layers", 2),
@@ -67,7 +67,7 @@ def test_every_choice_of_the_model_changes_its_weights(tiny, key, value):
 
 def test_choices_without_weights_of_their_own_arrive_too(tiny):
     net = build.network(
-        tiny(model={"last_stride": 2, "pair_clips": True, "update_cross_statistics": True}), 8
+        tiny(model={"last_stride": 2, "num_parts": 1, "pair_clips": True, "update_cross_statistics": True}), 8
     )
     assert (net.defence.cross.pair_clips, net.defence.cross.update_statistics) == (True, True)
     maps = torch.zeros(2, net.stem.visible(torch.zeros(1, 3, 32, 16)).shape[1], 8, 4)

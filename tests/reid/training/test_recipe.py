@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reid.model.defence import CrossAttention
 from reid.model.network import Attacked, Branch, Defended, Guided, Network, Outputs, Part, Structure
 from reid.training import objectives
-from reid.training.recipe import Criterion, Group, Stage, Update, Weights, stages
+from reid.training.recipe import Criterion, Factors, Group, Stage, Update, stages
 from reid.types import Distance, Recipe, Variant
 
 IDENTITIES = 3
@@ -31,7 +31,7 @@ TABLE_1: dict[Variant, tuple[set[Part], set[str], set[str]]] = {
 }
 
 # Algorithm 1: the branch, what is minimised and with which weight, and what is updated, line by line.
-WEIGHTS = Weights(lambda1=2.0, lambda2=3.0, lambda3=5.0)
+FACTORS = Factors(lambda1=2.0, lambda2=3.0, lambda3=5.0)
 DEFENDING, GUIDING, ATTACKING = {"def_id": 3.0, "def_tri": 3.0}, {"p_id": 5.0}, {"cov_id": 1.0, "att_id": 2.0}
 ALGORITHM_1: dict[str, list[tuple[Branch, dict[str, float], set[Part]]]] = {
     "I": [
@@ -61,7 +61,7 @@ def network(variant: Variant) -> Network:
 
 
 def stages_of(module: Network, recipe: Recipe) -> tuple[Stage, Stage]:
-    return stages(frozenset(module.parts), WEIGHTS, recipe)
+    return stages(frozenset(module.parts), FACTORS, recipe)
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +122,7 @@ def test_table_1_has_eight_rows() -> None:
 @pytest.mark.parametrize("variant", Variant)
 def test_the_updates_are_the_lines_of_algorithm_1_whose_parts_exist(variant: Variant) -> None:
     parts = TABLE_1[variant][0]
-    first, second = stages(frozenset(parts), WEIGHTS, Recipe.ALGORITHM1)
+    first, second = stages(frozenset(parts), FACTORS, Recipe.ALGORITHM1)
     assert (first.name, second.name) == ("I", "II")
     for stage in (first, second):
         lines = [line for line in ALGORITHM_1[stage.name] if line[2] <= parts]
@@ -136,7 +136,7 @@ def test_the_updates_are_the_lines_of_algorithm_1_whose_parts_exist(variant: Var
 
 
 def test_the_weights_of_the_paper_are_one_and_two_halves() -> None:
-    assert Weights() == Weights(lambda1=1.0, lambda2=0.5, lambda3=0.5)
+    assert Factors() == Factors(lambda1=1.0, lambda2=0.5, lambda3=0.5)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_the_weights_of_the_paper_are_one_and_two_halves() -> None:
     ],
 )
 def test_a_recipe_says_which_updates_share_a_step(recipe: Recipe, parts: set[Part], names: list[str]) -> None:
-    for stage in stages(frozenset(parts), WEIGHTS, recipe):
+    for stage in stages(frozenset(parts), FACTORS, recipe):
         assert [group.name for group in stage.groups] == names
 
 
 @pytest.mark.parametrize("recipe", Recipe)
 def test_only_the_defence_of_step_2_spares_the_stem(recipe: Recipe) -> None:
-    first, second = stages(frozenset(Part), WEIGHTS, recipe)
+    first, second = stages(frozenset(Part), FACTORS, recipe)
     assert [group.spares_stem for group in first.groups if group.spares_stem] == []
     assert [group.spares_stem for group in second.groups if group.spares_stem] == [(Branch.DEFEND,)]
 
@@ -255,7 +255,7 @@ def test_the_criterion_gives_every_objective_the_output_the_paper_gives_it() -> 
 
 def test_the_weighted_objectives_of_a_joint_step_are_equation_17() -> None:
     losses = criterion()(outputs(), IDENTITY)
-    (group,) = stages(frozenset(Part), WEIGHTS, Recipe.JOINT)[0].groups
+    (group,) = stages(frozenset(Part), FACTORS, Recipe.JOINT)[0].groups
     weighted = sum(w * losses[name] for update in group.updates for name, w in update.objectives.items())
     total = losses["cov_id"] + 2 * losses["att_id"]
     total = total + 3 * (losses["def_id"] + losses["def_tri"]) + 5 * losses["p_id"]
