@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
 
 from preprocess.options import Check, Size
+from reid.data.shards import LARGEST_FRAME, MOST_PIXELS
 
-LARGEST_FILE = 16 << 20
-LARGEST_PICTURE = 16 << 20  # pixels
 MOST_SCANS = 100  # a progressive JPEG has about ten; each scan costs a pass over all pixels
 SCAN, PROGRESSIVE, APP1 = b"\xff\xda", b"\xff\xc2", b"\xff\xe1"
 COLOURS = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}
@@ -57,17 +56,17 @@ def read_header(data: bytes) -> Header:
     """Check a picture without decoding it. Raises PictureError unless it is a JPEG within bounds, grey or in colour."""
     if not data:
         raise PictureError("the file is empty")
-    if len(data) > LARGEST_FILE:
-        raise PictureError(f"{len(data):,} bytes, more than the {LARGEST_FILE:,} a frame may have")
+    if len(data) > LARGEST_FRAME:
+        raise PictureError(f"{len(data):,} bytes, more than the {LARGEST_FRAME:,} a frame may have")
     if not data.startswith(b"\xff\xd8\xff"):
         raise PictureError(f"not a JPEG: it begins with {data[:4].hex(' ')} instead of ff d8 ff")
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise PictureError(f"the JPEG header is damaged: {error}") from error
-    if height * width > LARGEST_PICTURE:
+    if height * width > MOST_PIXELS:
         raise PictureError(
-            f"claims {width} x {height} pixels, more than the {LARGEST_PICTURE:,} a frame may have"
+            f"claims {width} x {height} pixels, more than the {MOST_PIXELS:,} a frame may have"
         )
     if colour not in COLOURS:
         raise PictureError(f"a {colour} picture; convert it to RGB or grey first")

@@ -23,7 +23,7 @@ from zlib import crc32
 from webdataset import TarWriter
 
 from preprocess import buptcampus, vcm, workers
-from preprocess.images import LARGEST_FILE, Picture, PictureError, Resizer, keep
+from preprocess.images import Picture, PictureError, Resizer, keep
 from preprocess.options import BadFrames, Mode, Options
 from preprocess.plan import (
     PLAN_FILE,
@@ -39,7 +39,7 @@ from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_fini
 from preprocess.seal import seal
 from preprocess.tree import BadTreeError
 from reid.data.manifest import DESCRIPTION, read_description
-from reid.data.shards import BLOCK, archive_size, frame_member, padded
+from reid.data.shards import BLOCK, LARGEST_FRAME, archive_size, frame_member, padded
 
 READ_AHEAD = 64
 
@@ -297,4 +297,4 @@ def _read_ahead(root: Path, frames: list[str]) -> Iterator[bytes]:
 
 def _read(descriptor: int) -> bytes:
     with open(descriptor, "rb") as file:
-        return file.read(LARGEST_FILE + 1)
+        return file.read(LARGEST_FRAME + 1)

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preprocess.images import LARGEST_FILE, fingerprint
+from preprocess.images import fingerprint
 from preprocess.options import BadFrames, Mode, Options, Order
 from preprocess.publish import write_whole
 from preprocess.tree import BadTreeError, Tree
 from reid.data.manifest import VERSION
-from reid.data.shards import BLOCK, archive_size, padded, sample_json
+from reid.data.shards import BLOCK, LARGEST_FRAME, archive_size, padded, sample_json
 from reid.types import Split, Tracklet
 
 PLAN_FILE = "plan.json"
@@ -165,8 +165,8 @@ def _size(root: Path, tracklet: Tracklet, frame: str, report: Callable[[str], No
         report(f"{where}: is a link; put the picture itself there")
     elif not stat.S_ISREG(found.st_mode):
         report(f"{where}: is not a regular file")
-    elif not 0 < found.st_size <= LARGEST_FILE:
-        report(f"{where}: {found.st_size:,} bytes, expected 1 to {LARGEST_FILE:,}")
+    elif not 0 < found.st_size <= LARGEST_FRAME:
+        report(f"{where}: {found.st_size:,} bytes, expected 1 to {LARGEST_FRAME:,}")
     return found.st_size
 
 

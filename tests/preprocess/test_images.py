@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from preprocess.images import (
-    LARGEST_FILE,
     Backend,
     PictureError,
     Resizer,
@@ -21,6 +20,7 @@ from preprocess.images import (
     read_header,
 )
 from preprocess.options import Check, Size
+from reid.data.shards import LARGEST_FRAME
 
 
 def photograph(height: int = 48, width: int = 32) -> np.ndarray:
@@ -122,7 +122,7 @@ REFUSED = {
     "bomb": (claiming(9_000, 9_000), "claims 9000 x 9000 pixels"),
     "nothing": (claiming(0, 0), "header is damaged"),
     "scans": (encoded(photograph(), progressive=True) + b"\xff\xda" * 200, "more than 100 scans"),
-    "huge": (b"\xff\xd8\xff" + bytes(LARGEST_FILE), "more than the"),
+    "huge": (b"\xff\xd8\xff" + bytes(LARGEST_FRAME), "more than the"),
     "header": (encoded(photograph())[:150], "header is damaged"),
 }
 
