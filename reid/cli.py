@@ -171,7 +171,7 @@ def runs(arguments: Sequence[str]) -> int:
             print(f"{run}: {sync(run, tracking_uri_of(run, chosen.uri))} records sent")
     elif chosen.action == "reap":
         for run in journals.reap(found, 60 * chosen.silent_minutes):
-            print(f"{run}: closed")
+            print(f"{run}: closed; `reid runs sync {run}` tells MLflow")
     else:
         _print_runs(chosen, [journals.summary(run) for run in found])
     return 0

@@ -114,12 +114,18 @@ def ended_by(record: Record, ended: bool) -> bool:
 def sync(run_folder: Path, tracking_uri: str) -> int:
     """Send what a server does not have yet of a run. Returns the number of records sent.
 
-    Raises SenderInUseError while the run is being sent, and what MLflow and its transport raise.
+    Raises SenderInUseError while the run is being sent, and ConnectionError if the server does not take it.
     """
     with _alone(run_folder, wait=False):
         courier = Courier(run_folder, tracking_uri)
         courier.read_on()
-        courier.deliver()
+        try:
+            courier.deliver()
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConnectionError(
+                f"{run_folder}: {redacted(tracking_uri)} did not take it ({reason}). Nothing is lost; try again later"
+            ) from error
         return courier.num_sent
 
 
