@@ -22,6 +22,7 @@ from preprocess.pack import pack
 from preprocess.synthetic import SyntheticConfig, synthesize
 from reid.config import Config
 from reid.tracking.journal import read
+from reid.tracking.names import Metric
 from reid.training import build
 
 NUM_TRAIN_IDENTITIES = 500  # of HITSZ-VCM: what the parameters are counted for
@@ -84,8 +85,8 @@ def main() -> None:
     for part, count in {**counts, "all": sum(counts.values())}.items():
         print(f"| {part} | {count / 1e6:.2f} |")
     for record in read(run):
-        if record.kind == "metrics" and "speed/step_ms" in record.data:
-            print(f"iteration {record.step}: {float(record.data['speed/step_ms']) / 1000:.1f} s")
+        if record.kind == "metrics" and Metric.STEP_MS in record.data:
+            print(f"iteration {record.step}: {float(record.data[Metric.STEP_MS]) / 1000:.1f} s")
     print(f"most memory held: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.1f} GiB")
     print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__}))
 

@@ -42,13 +42,17 @@ step() {
 
 # --- What is here -----------------------------------------------------------------------------------------------------
 
-# Prints the interpreter behind program $1 (a shim, a link, a virtual environment), or fails if it is too old.
+# Prints the interpreter behind program $1 (a shim, a link, a virtual environment), or fails if it is too old, or newer
+# than $2.
 recent_python() {
+    local newest=${2:-4.0}
     "$1" -c "import sys
-sys.exit('too old') if sys.version_info < (${oldest_python/./, }) else print(sys._base_executable)" 2>/dev/null
+fits = (${oldest_python/./, }) <= sys.version_info[:2] <= (${newest/./, })
+print(sys._base_executable) if fits else sys.exit('too old or too new')" 2>/dev/null
 }
 
-# Prints the interpreter: PYTHON, or the one .venv was made with, or the first on the PATH that is recent enough.
+# Prints the interpreter: PYTHON, or the one .venv was made with, or the first on the PATH that the locks cover, or a
+# python3 that is newer.
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
@@ -58,8 +62,9 @@ find_python() {
     fi
     if [[ -f $venv/packages ]] && recent_python "$venv/bin/python"; then return; fi
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
-        if recent_python "$candidate"; then return; fi
+        if recent_python "$candidate" "$newest_locked_python"; then return; fi
     done
+    recent_python python3 || true
 }
 
 version_of_python() { "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }

