@@ -30,8 +30,8 @@ def campus(tmp_path, jpeg) -> Path:
     (root / "data_paths.json").write_text(json.dumps(table))
     (root / "train.txt").write_text("3 RGB/IR LS3 1\n3 RGB/IR W4 1\n11 RGB/IR G25 1\n")
     (root / "train_auxiliary.txt").write_text("99 RGB/IR LS3 1\n")
-    (root / "query.txt").write_text("7 IR CQ1 1\n8 RGB LS3 1\n")
-    (root / "gallery.txt").write_text("7 RGB TSG2 1\n8 IR LS3 1\n")
+    (root / "query.txt").write_text("7 RGB/IR CQ1 1\n8 IR LS3 1\n")
+    (root / "gallery.txt").write_text("7 RGB/IR TSG2 1\n8 RGB LS3 1\n")
     return root
 
 
@@ -56,12 +56,27 @@ def test_lists_give_roles_and_nothing_generated_or_auxiliary_is_read(campus):
     assert not any("FakeIR" in frame for each in tracklets for frame in each.frames)
 
 
+def test_infrared_queries_ask_a_visible_gallery_and_what_neither_needs_is_noted(campus):
+    tree = read(campus)
+    test = [(each.role, each.modality, each.identity) for each in tree.tracklets if each.split is Split.TEST]
+    assert test == [
+        (Role.QUERY, Modality.INFRARED, 7),
+        (Role.QUERY, Modality.INFRARED, 8),
+        (Role.GALLERY, Modality.VISIBLE, 7),
+        (Role.GALLERY, Modality.VISIBLE, 8),
+    ]
+    assert [note for note in tree.notes if "light" in note] == [
+        "query.txt: 1 tracklets of the light that our protocol does not ask for",
+        "gallery.txt: 1 tracklets of the light that our protocol does not ask for",
+    ]
+
+
 def test_it_is_packed_and_verified_like_vcm(campus, tmp_path):
     packed = pack(campus, tmp_path / "packed", Options())
     manifest = Manifest.open(tmp_path / "packed")
     assert manifest.name == "buptcampus"
     assert (manifest.num_identities, len(manifest)) == (2, 10)
-    assert manifest.rows(Role.QUERY, Modality.INFRARED).size == 1
+    assert manifest.rows(Role.QUERY, Modality.INFRARED).size == 2
     assert packed.description["source"]["layout"].startswith("BUPTCampus")
     assert packed.description["source"]["notes"][0] == "train.txt: 3,574 lines published, 3 found"
     assert verify(tmp_path / "packed").damages == []
