@@ -205,3 +205,16 @@ def test_a_run_is_sent_by_one_process_at_a_time(runs):
 
 def test_the_grace_of_the_sender_leaves_room_within_thirty_seconds():
     assert GRACE_SECONDS < 29
+
+
+def test_a_server_that_is_not_there_is_told_in_a_line_and_costs_nothing(runs):
+    with Tracker.open(runs / "a", experiment="e", run_name="a", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(1, {names.Metric.LOSS: 1.0})
+    before = list(read(runs / "a"))
+    with pytest.raises(
+        ConnectionError, match=r"a: http://127\.0\.0\.1:9 did not take it .* Nothing is lost"
+    ) as caught:
+        sync(runs / "a", "http://127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+    assert list(read(runs / "a")) == before
+    assert sync(runs / "a", f"sqlite:///{runs}/mlflow.db") == len(before)
