@@ -24,12 +24,13 @@ def runtime() -> Runtime:
 
 def test_speeds_count_the_clips_of_all_processes_and_the_time_spent_waiting(tiny, runtime):
     batches = Waiter()
+    began = time.monotonic()
     shown = Progress(tiny(), runtime, batches, 3)
     time.sleep(0.04)
     batches.wait_seconds = 0.01
     speeds = shown.speeds(5)
     seconds = 2 * speeds[Metric.STEP_MS] / 1000
-    assert 0.04 <= seconds < 10
+    assert 0.04 <= seconds <= time.monotonic() - began
     assert speeds[Metric.CLIPS_PER_SECOND] == pytest.approx(2 * 16 / seconds)
     assert speeds[Metric.DATA_WAIT_FRACTION] == pytest.approx(0.01 / seconds)
     assert speeds[Metric.GPU_MEMORY_GB] == 0
@@ -48,16 +49,14 @@ def test_speeds_are_those_since_they_were_last_read(tiny, runtime):
 
 
 def test_a_pause_counts_for_nothing(tiny, runtime):
-    shown = Progress(tiny(), runtime, Waiter(), 0)
     began = time.monotonic()
+    shown = Progress(tiny(), runtime, Waiter(), 0)
     with shown.paused():
         time.sleep(0.2)
-    paused = time.monotonic() - began
     time.sleep(0.01)
     speeds = shown.speeds(1)
     total = time.monotonic() - began
     assert 10 <= speeds[Metric.STEP_MS] <= 1000 * (total - 0.2)
-    assert paused >= 0.2
 
 
 def test_a_line_says_where_the_run_is_and_only_after_a_while(tiny, runtime, monkeypatch, caplog):
