@@ -1,18 +1,10 @@
-"""How near the loader comes to what it cannot do without: reading and decoding.
+"""The loader against what it cannot do without, reading and decoding, and against the usual way of research code.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py [--root PACKED] [--rounds 15]
-
-Without a packed data set it makes a synthetic one of 288 x 144 pixels. Each measurement stands between two of its
-reference; a line shows the median of the ratios. Times are CPU seconds of this process and its workers, because other
-programs disturb those less. Of a stream, the time of its later batches counts: it starts once in a run.
+A slice is some batches. Of a stream, the time of its later batches counts: it starts once in a run.
 """
 
-import argparse
-import resource
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -24,20 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from preprocess.options import Options
-from preprocess.pack import pack
-from preprocess.synthetic import SyntheticConfig, synthesize
+from benchmarks.timing import Row, Slice, per_batch, ratio, seconds, wall_seconds
 from reid.data.batches import BatchPlan
 from reid.data.clips import IMAGENET_MEAN, IMAGENET_STD, Augmentation, ClipShape, Pixels, test_indices
 from reid.data.loader import training_batches
 from reid.data.manifest import Manifest
-from reid.data.shards import ShardReader
+from reid.data.shards import ShardReader, stream
 from reid.data.workers import Crew
 
 SHAPE = ClipShape()
 STEPS = 12  # batches of a slice
-
-Slice = Callable[[int], None]  # runs a number of batches
 
 
 class Bench:
@@ -105,9 +93,16 @@ class Bench:
             pass
         crew.close()
 
-    def planning(self, steps: int) -> None:
-        for step in range(steps):
-            self.plan.batch(step)
+    def offsets(self) -> None:
+        """Six frames of every tracklet, by their offsets."""
+        for row, num_frames in enumerate(self.manifest.num_frames.tolist()):
+            self.reader.read(row, test_indices(num_frames, SHAPE.frames))
+
+    def streaming(self) -> None:
+        """The same frames, from whole tracklets."""
+        for shard in self.manifest.shards:
+            for _, frames in stream(shard.path, self.manifest):
+                [frames[index] for index in test_indices(len(frames), SHAPE.frames)]
 
 
 def _nothing(index: int, pixels: Pixels) -> None:
@@ -131,73 +126,33 @@ class _Classic(Dataset[Tensor]):
         return torch.stack(clips)
 
 
-def cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def of_speed(measured: Slice, reference: Slice, rounds: int, steps: int = 2 * STEPS) -> float:
+    """How many batches `measured` makes while `reference` makes one."""
+    return 1 / ratio(lambda: per_batch(measured, steps), lambda: per_batch(reference, STEPS), rounds)
 
 
-def per_batch(run: Slice, clock: Callable[[], float], steps: int) -> float:
-    """Seconds of a batch, without what the run takes however short it is."""
-    times = []
-    for count in (steps // 4, steps):
-        started = clock()
-        run(count)
-        times.append(clock() - started)
-    return (times[1] - times[0]) / (steps - steps // 4)
-
-
-def speed(measured: Slice, reference: Slice, rounds: int) -> float:
-    """How often `measured` makes a batch while `reference` makes one: median of slices between two of the reference."""
-    ratios = []
-    before = per_batch(reference, cpu_seconds, STEPS)
-    for _ in range(rounds):
-        mine = per_batch(measured, cpu_seconds, 4 * STEPS)
-        after = per_batch(reference, cpu_seconds, STEPS)
-        ratios.append((before + after) / 2 / mine)
-        before = after
-    return statistics.median(ratios)
-
-
-def wall(run: Slice, steps: int, rounds: int) -> float:
-    return statistics.median(per_batch(run, time.perf_counter, steps) for _ in range(rounds))
-
-
-def report(bench: Bench, rounds: int) -> None:
-    floor, augmentation = bench.read_and_decode, Augmentation()
-    print("| what | measured | target |")
-    print("|---|---|---|")
-    print(f"| read + decode, over decode | {1 / speed(floor, bench.decode_only, rounds):.2f} | <= 1.05 |")
-    for name, changes, num_workers, target in (
-        ("not augmented, in process", None, 0, ""),
-        ("not augmented, 1 worker", None, 1, ">= 0.92"),
-        ("augmented, 1 worker", augmentation, 1, ""),
-    ):
-        found = speed(bench.loader(changes, num_workers), floor, rounds)
-        print(f"| loader, of the speed of read + decode ({name}) | {found:.2f} | {target} |")
-    slower = speed(bench.classic, bench.loader(augmentation, 1), max(3, rounds // 3))
-    print(f"| loader, over the classic path (augmented, 1 worker each) | {1 / slower:.1f} x | >= 5 x |")
-    print(f"| transport of a batch, wall | {1e3 * wall(bench.transport, 1000, rounds):.2f} ms | <= 0.5 ms |")
-    print(f"| planning a batch, wall | {1e6 * wall(bench.planning, 1000, rounds):.0f} us | <= 100 us |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def rows(root: Path, originals: Path, rounds: int) -> Iterator[Row]:
+    """`root` is packed at the size that the network takes, `originals` at the size of the camera."""
+    bench, augmentation = Bench(root), Augmentation()
+    floor, loader = bench.read_and_decode, bench.loader(augmentation, 1)
+    few = max(1, rounds // 5)
+    yield Row(
+        "read + decode, over decode",
+        f"{1 / of_speed(floor, bench.decode_only, rounds, STEPS):.2f}",
+        "<= 1.05",
     )
-    parser.add_argument("--root", type=Path, help="a packed data set of 288 x 144 pixels")
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        root = arguments.root
-        if root is None:
-            config = SyntheticConfig(
-                num_identities=20, num_train_identities=16, tracklets_per_modality=4, height=288, width=144
-            )
-            synthesize(config, Path(folder, "raw"))
-            pack(Path(folder, "raw"), root := Path(folder, "packed"), Options())
-        report(Bench(root), arguments.rounds)
-
-
-if __name__ == "__main__":
-    main()
+    for name, changes, num_workers, times, target in (
+        ("not augmented, 1 worker", None, 1, rounds, ">= 0.92"),
+        ("not augmented, in process", None, 0, few, ""),
+        ("augmented, 1 worker", augmentation, 1, few, ""),
+    ):
+        found = of_speed(bench.loader(changes, num_workers), floor, times)
+        yield Row(f"loader, of the speed of read + decode ({name})", f"{found:.2f}", target)
+    usual = of_speed(bench.classic, loader, few, STEPS)
+    yield Row("loader, over the classic path (augmented, 1 worker each)", f"{1 / usual:.1f} x", ">= 5 x")
+    usual = of_speed(Bench(originals).classic, loader, few, STEPS)
+    yield Row("loader, over the classic path that resizes 512 x 256", f"{1 / usual:.1f} x", ">= 9 x")
+    transport = statistics.median(per_batch(bench.transport, 1000, wall_seconds) for _ in range(rounds))
+    yield Row("transport of a batch", f"{1e3 * transport:.2f} ms", "<= 0.5 ms")
+    whole = ratio(lambda: seconds(bench.streaming), lambda: seconds(bench.offsets), rounds)
+    yield Row("streaming whole tracklets, over reading 6 frames by offset", f"{whole:.1f} x")
