@@ -12,6 +12,16 @@ import pytest
 TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",), "nginx": ("nginx",)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that everything else runs beside it."""
+    items.sort(key=_patience, reverse=True)
+
+
+def _patience(item: pytest.Item) -> tuple[bool, float]:
+    timeout = item.get_closest_marker("timeout")
+    return item.get_closest_marker("slow") is not None, timeout.args[0] if timeout else 0.0
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, programs in TOOLS.items():
         missing = [program for program in programs if shutil.which(program) is None]
