@@ -110,7 +110,7 @@ def decode(data: bytes, header: Header) -> Pixels:
 
 def is_gray(pixels: Pixels) -> bool:
     """Whether R = G = B everywhere."""
-    return bool((pixels[..., :1] == pixels).all())
+    return all((pixels[..., 0] == pixels[..., channel]).all() for channel in range(1, pixels.shape[-1]))
 
 
 def keep(data: bytes, check: Check) -> Picture:
