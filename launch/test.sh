@@ -13,4 +13,4 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS=1 # one process a core: more threads would only wait for each other
 cd "$root"
-exec python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadgroup "$@"
+exec python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder "$@"

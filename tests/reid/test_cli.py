@@ -16,8 +16,6 @@ from reid.cli import COMMANDS, main
 from reid.config import Config
 from reid.tracking.journal import Kind, read
 
-pytestmark = pytest.mark.xdist_group("training")
-
 OTHER = {
     "full": "asam",
     "resnet50": "thin",

@@ -10,8 +10,6 @@ from torch import nn
 
 from reid.collectives import SynchronizedBatchNorm, gather_rows, synchronize_batch_norm
 
-pytestmark = pytest.mark.xdist_group("pair")
-
 CHANNELS = 3
 SHAPES = {"maps": (4, CHANNELS, 5, 2), "vectors": (6, CHANNELS), "clips": (2, CHANNELS, 2, 3, 2)}
 NORMS = {"maps": nn.BatchNorm2d, "vectors": nn.BatchNorm1d, "clips": nn.BatchNorm3d}

@@ -12,8 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 from reid.collectives import SynchronizedBatchNorm
 from reid.runtime import Runtime
 
-pytestmark = pytest.mark.xdist_group("pair")
-
 
 def started(seed: int = 0) -> Runtime:
     return Runtime.start(precision="fp64", device="cpu", seed=seed, deterministic=False)

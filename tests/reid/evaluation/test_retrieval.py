@@ -17,8 +17,6 @@ from reid.report import tables
 from reid.runtime import Runtime
 from reid.types import Direction, Embedding, Modality, Role
 
-pytestmark = pytest.mark.xdist_group("pair")
-
 SHAPE = ClipShape(3, 32, 16)
 
 

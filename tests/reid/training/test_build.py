@@ -10,8 +10,6 @@ from reid.training import build
 from reid.training.recipe import Factors, stages
 from reid.types import Distance, Embedding, Variant
 
-pytestmark = pytest.mark.xdist_group("pair")
-
 
 def started() -> Runtime:
     return Runtime.start(precision="fp64", device="cpu", seed=0, deterministic=False)

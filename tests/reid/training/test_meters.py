@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from reid.runtime import Runtime
 from reid.training.meters import Meters, NonFiniteError, require_finite
 
-pytestmark = pytest.mark.xdist_group("pair")
-
 
 def started() -> Runtime:
     return Runtime.start(precision="fp64", device="cpu", seed=0, deterministic=False)

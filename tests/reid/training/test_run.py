@@ -1,4 +1,4 @@
-"""reid/training/run.py: a run stopped anywhere continues as if nothing had been, and never as another run."""
+"""reid/training/run.py: two processes train like one, and a run stopped anywhere continues as if nothing had been."""
 
 import logging
 import shutil
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from reid import config as configuration
 from reid.config import ConfigError
 from reid.tracking.journal import FILE_NAME, Kind, read
 from reid.training import checkpoint
+from reid.training.checkpoint import Snapshot
 from reid.training.run import evaluate, read_checkpoint
-
-pytestmark = pytest.mark.xdist_group("training")
 
 LAST = 8
 
@@ -38,11 +38,15 @@ def data_of(folder: Path, kind: Kind) -> list[dict[str, object]]:
     return [record.data for record in read(folder) if record.kind is kind]
 
 
+def assert_alike(found: Snapshot, expected: Snapshot, tolerance: float = 0.0) -> None:
+    """Weights, buffers of batch normalisation and momentum."""
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found.momentum, expected.momentum, rtol=0, atol=tolerance)
+
+
 def assert_same_end(runs, folder: Path, undisturbed: Path) -> None:
     found, expected = runs.snapshot(folder, LAST), runs.snapshot(undisturbed, LAST)
-    for ours, theirs in ((found.weights, expected.weights), (found.momentum, expected.momentum)):
-        assert ours.keys() == theirs.keys()
-        assert [name for name in theirs if not ours[name].equal(theirs[name])] == []
+    assert_alike(found, expected)
     assert found.state["processes"] == expected.state["processes"]
 
 
@@ -195,6 +199,17 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_wish_to_be_started_again(
     assert runs.points(folder) == runs.points(alone())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["algorithm1", "joint"])
+def test_two_processes_train_like_one_with_the_same_global_batch(alone, together, runs, recipe):
+    one, two = alone(recipe), together(recipe)
+    for step in (4, 8):  # the last of each stage
+        assert_alike(runs.snapshot(two, step), runs.snapshot(one, step), tolerance=1e-9)
+    found, expected = runs.points(two), runs.points(one)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert {name for _, name in found} >= {f"train/{term}" for term in ("loss", "def_tri", "cov_id", "p_id")}
+
+
 def process_of_rank(launcher: "psutil.Process", rank: int) -> psutil.Process:
     return next(
         child for child in launcher.children(recursive=True) if child.environ().get("RANK") == str(rank)
@@ -235,8 +250,6 @@ def test_two_processes_of_which_one_is_told_to_stop_end_together_and_continue_id
 def test_a_run_of_two_processes_continues_on_one(tiny, alone, together, runs, tmp_path):
     folder = stopped_at(together(), tmp_path / "run", 5)  # amid a log interval, whose means are shared out
     runs.train(tiny(), folder, resume=True)
-    found, expected = runs.snapshot(folder, LAST), runs.snapshot(alone(), LAST)
-    for name in expected.weights:
-        assert (found.weights[name] - expected.weights[name]).abs().max() < 1e-9, name
+    assert_alike(runs.snapshot(folder, LAST), runs.snapshot(alone(), LAST), tolerance=1e-9)
     for point, value in runs.points(folder).items():
         assert value == pytest.approx(runs.points(alone())[point], abs=1e-9), point
