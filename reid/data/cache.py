@@ -23,7 +23,7 @@ from pathlib import Path
 
 from reid.data.sources import ByteRanges, LocalFile, Place, Source, SourceError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 GIGABYTE = 1_000_000_000
 REMEDY_OF_COPY = "It is a copy: remove it, and it is made again."
@@ -115,7 +115,7 @@ class CachedSource:
 
 @cache
 def _warn_once(message: str) -> None:
-    logger.warning(message)
+    log.warning(message)
 
 
 def _open_copy(copy: Path, nbytes: int) -> int | None:
