@@ -20,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from reid.types import Distance, Embedding, Recipe, Variant
 
@@ -181,7 +180,7 @@ class Engine(_Section):
     """Newest checkpoints that are kept."""
 
 
-class Tracking(_Section):
+class Tracking(_Section, hide_input_in_errors=True):
     """Where runs are compared."""
 
     experiment: str = "vcm"
@@ -195,10 +194,9 @@ class Tracking(_Section):
     @classmethod
     def _without_password(cls, uri: str | None) -> str | None:
         if uri is not None and urlsplit(uri).password is not None:
-            raise PydanticCustomError(
-                "secret",
-                "a password would be written into the run's folder; give it in MLFLOW_TRACKING_PASSWORD, or the whole "
-                "address in MLFLOW_TRACKING_URI",
+            raise ValueError(
+                "tracking.uri: a password would be written into the run's folder; give it in MLFLOW_TRACKING_PASSWORD, "
+                "or the whole address in MLFLOW_TRACKING_URI"
             )
         return uri
 
