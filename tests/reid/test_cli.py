@@ -269,6 +269,19 @@ def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, tmp_path
     assert str(blocked) in capsys.readouterr().err
 
 
+def test_a_password_given_as_a_flag_is_not_repeated(capsys):
+    assert outcome(["config", "--tracking.uri", "https://me:hunter2@mlflow.example"]) == 2
+    told = capsys.readouterr()
+    assert "MLFLOW_TRACKING_PASSWORD" in told.err
+    assert "hunter2" not in told.out + told.err
+
+
+def test_what_nobody_meant_for_the_user_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "config", (lambda _: int("a bug"), ""))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["config"])
+
+
 def test_another_process_of_a_launch_says_which_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert main(["train", "--run", str(tmp_path / "run")]) == 2

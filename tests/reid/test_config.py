@@ -169,6 +169,21 @@ def test_what_would_train_nothing_or_has_falling_milestones_is_refused():
         made(optimizer={"milestones": [80, 35]})
 
 
+def test_numbers_that_cannot_work_together_are_refused_with_what_to_change():
+    with pytest.raises(ConfigError, match="16 pixels can move a picture of 32 x 16 out of sight"):
+        made(data={"height": 32, "width": 16, "padding": 16}, model={"num_parts": 2})
+    with pytest.raises(ConfigError, match="the 9 rows of the last feature map do not divide into 6 stripes"):
+        made(model={"last_stride": 2})
+    assert made(model={"last_stride": 2, "variant": "asam_adm"}).model.last_stride == 2  # it has no stripes
+
+
+def test_a_password_is_kept_out_of_the_files_of_a_run():
+    with pytest.raises(ConfigError, match=r"tracking\.uri: .*MLFLOW_TRACKING_PASSWORD") as caught:
+        made(tracking={"uri": "https://me:hunter2@mlflow.example"})
+    assert "hunter2" not in str(caught.value)
+    assert made(tracking={"uri": "https://mlflow.example"}).tracking.uri == "https://mlflow.example"
+
+
 @pytest.mark.parametrize(
     ("triplet", "weights", "distance"),
     [

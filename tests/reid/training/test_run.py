@@ -114,6 +114,18 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(tiny, alone, runs, 
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_run_that_died_before_its_first_checkpoint_is_held_to_its_configuration_too(
+    tiny, alone, runs, tmp_path
+):
+    for name in (FILE_NAME, "config.yaml"):
+        shutil.copy(alone() / name, tmp_path)
+    with pytest.raises(ValueError, match="holds a run; continue it with --resume"):
+        runs.train(tiny(), tmp_path)
+    with pytest.raises(ValueError, match=r"objective\.margin: 0\.3 when the run began, 0\.4 now"):
+        runs.train(tiny(objective={"margin": 0.4}), tmp_path, resume=True)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_resume_with_another_configuration_is_refused_with_every_difference(tiny, alone, runs):
     before = (alone() / FILE_NAME).read_bytes()
     other = tiny(objective={"margin": 0.4}, data={"padding": 3}, engine={"log_every_steps": 1})
