@@ -27,7 +27,18 @@ from reid.training.checkpoint import Snapshot
 from reid.training.engine import Engine
 from reid.types import Role
 
-FREE_TO_CHANGE = ("engine.", "tracking.", "data.root", "data.cache", "data.num_workers", "evaluation.")
+FREE_TO_CHANGE = (  # when a run continues: where and how often, never what
+    "data.cache",
+    "data.num_workers",
+    "data.root",
+    "engine.checkpoint_every_steps",
+    "engine.device",
+    "engine.keep_checkpoints",
+    "engine.log_every_steps",
+    "evaluation.batch_clips",
+    "evaluation.every_epochs",
+    "tracking.",
+)
 REQUEUE, RESOLVED = "requeue", "config.yaml"
 
 log = logging.getLogger(__name__)
@@ -202,7 +213,9 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     if not runtime.leads:
         return
     resolved = configuration.to_yaml(config)
-    (folder / RESOLVED).write_text(resolved)
+    partial = folder / f".{RESOLVED}"
+    partial.write_text(resolved)
+    partial.replace(folder / RESOLVED)  # --resume reads it: never half of one
     lines = [
         f"{key}: {new!r}  # the paper: {old!r}"
         for key, (old, new) in configuration.difference(config).items()
