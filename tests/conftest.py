@@ -6,10 +6,17 @@ run; only a GPU may be missing even there.
 
 import os
 import shutil
+import signal
 
 import pytest
 
 TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",), "nginx": ("nginx",)}
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
