@@ -11,12 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class IntraModalitySelfAttention(nn.Module):
-    """IMSA (Eq. 2, Fig. 3): every cell of a frame attends to all cells of the same frame [A6].
-
-    With 2,592 tokens a frame the map is never materialised: the fused kernels of `scaled_dot_product_attention` need
-    tokens whose channels are contiguous, and fall back to the slow path without a word otherwise.
-    """
+class _Attention(nn.Module):
+    """The projections of both layers: C channels to R and, by `output`, back."""
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
@@ -25,6 +21,14 @@ class IntraModalitySelfAttention(nn.Module):
         self.key = nn.Conv2d(channels, width, kernel_size=1)
         self.value = nn.Conv2d(channels, width, kernel_size=1)
         self.output = _output(width, channels)
+
+
+class IntraModalitySelfAttention(_Attention):
+    """IMSA (Eq. 2, Fig. 3): every cell of a frame attends to all cells of the same frame [A6].
+
+    With 2,592 tokens a frame the map is never materialised: the fused kernels of `scaled_dot_product_attention` need
+    tokens whose channels are contiguous, and fall back to the slow path without a word otherwise.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(F, C, H, W) -> the same shape."""
@@ -35,19 +39,11 @@ class IntraModalitySelfAttention(nn.Module):
         return x + correction
 
 
-class CrossModalityCrossAttention(nn.Module):
+class CrossModalityCrossAttention(_Attention):
     """CMCA (Eq. 7, Fig. 4): every cell of a frame attends to the cells of its partner in the other modality [A8].
 
     Heads as wide as these (512 and 1024) are outside the fused kernels, and 162 tokens need none: bmm and softmax.
     """
-
-    def __init__(self, channels: int, reduction: int = 2) -> None:
-        super().__init__()
-        width = bottleneck(channels, reduction, "model.attention_reduction")
-        self.query = nn.Conv2d(channels, width, kernel_size=1)
-        self.key = nn.Conv2d(channels, width, kernel_size=1)
-        self.value = nn.Conv2d(channels, width, kernel_size=1)
-        self.output = _output(width, channels)
 
     def forward(self, own: Tensor, other: Tensor, frames: int = 1) -> Tensor:
         """Query and residual from `own`, key and value from `other`, both (F, C, H, W) -> (F, C, H, W).
