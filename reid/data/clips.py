@@ -56,9 +56,6 @@ class PairedClips(NamedTuple):
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairedClips":
         return PairedClips(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
 
-    def pin_memory(self) -> "PairedClips":
-        return PairedClips(*(tensor.pin_memory() for tensor in self))
-
 
 def test_indices(num_frames: int, clip_frames: int) -> Integers:
     """The first frame of each of T equal chunks; where frames run out, the last one again. (T,)
