@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "reid.training.recipe": ("reid.model", "reid.training.objectives", "reid.types"),
     "reid.training.objectives": ("reid.types",),
+    "reid.training.updater": ("reid.model", "reid.training.recipe", "reid.types"),
     "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
     "reid.cli": (
         "reid.report",
@@ -67,6 +68,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 FORMULAS: dict[str, tuple[str, ...]] = {
     "reid.training.recipe": ("torch",),
     "reid.training.objectives": ("torch",),
+    "reid.training.updater": ("torch",),
     "reid.evaluation.metrics": ("torch", "numpy"),
 }
 

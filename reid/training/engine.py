@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.amp import GradScaler
 
 from reid.config import Config
@@ -28,8 +27,8 @@ from reid.training import build, checkpoint
 from reid.training.checkpoint import Snapshot
 from reid.training.meters import Meters, NonFiniteError, require_finite
 from reid.training.progress import Progress
-from reid.training.recipe import Group
 from reid.training.scores import scores
+from reid.training.updater import Updater
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +59,16 @@ class Engine:
         self.step = 0
         self.network = build.network(config, manifest.num_identities)
         self.model = runtime.prepare(self.network)
-        self.trainable = {
-            part: [parameter for parameter in module.parameters() if parameter.requires_grad]
-            for part, module in self.network.parts.items()
-        }
         self.optimizer = build.optimizer(config, self.network)
         self.stages = build.training_stages(config, self.network)
-        self.criterion = build.criterion(config, runtime)
         self.scalers = {
             group.name: GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
             for stage in self.stages
             for group in stage.groups
         }
+        self.updater = Updater(
+            self.network, self.model, self.optimizer, build.criterion(config, runtime), self.scalers
+        )
         self.meters = Meters()
         self.evaluator = Evaluator(
             self.network, manifest, build.protocol(config), runtime, config.data.num_workers
@@ -141,28 +138,8 @@ class Engine:
         )
         identity = clips.identity.repeat(2)  # visible rows first
         for group in self.stages[self.config.stage(self.step)].groups:
-            self._update(group, visible, infrared, identity)
+            self.meters.add(self.updater.apply(group, visible, infrared, identity))
         self.step += 1
-
-    def _update(self, group: Group, visible: Tensor, infrared: Tensor, identity: Tensor) -> None:
-        """One forward, one backward, one step of the optimizer; only the parts that `group` trains move."""
-        for part, parameters in self.trainable.items():
-            for parameter in parameters:
-                parameter.requires_grad_(part in group.trains)
-        self.optimizer.zero_grad(set_to_none=True)  # SGD skips None; a zero would still decay and coast
-        outputs = self.model(group.branches, visible, infrared, group.spares_stem)
-        losses = self.criterion(outputs, identity)
-        loss = sum(
-            (weight * losses[name] for update in group.updates for name, weight in update.objectives.items()),
-            start=visible.new_zeros(()),
-        )
-        scaler = self.scalers[group.name]
-        scaler.scale(loss).backward()
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.meters.add({group.name: loss, **losses})
-        if outputs.defend is not None:
-            self.meters.add({"accuracy": (outputs.defend.logits.argmax(1) == identity).float().mean()})
 
     def _log(self, progress: Progress) -> None:
         """Read the meters, on every process, and tell the tracker."""
