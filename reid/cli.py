@@ -142,15 +142,14 @@ def show_config(arguments: Sequence[str]) -> int:
     if chosen.schema:
         print(json.dumps(Config.model_json_schema(), indent=2))
         return 0
-    difference = configuration.difference(chosen.config)
     if chosen.json:
-        changes = {key: {"paper": old, "here": new} for key, (old, new) in difference.items()}
+        found = configuration.difference(chosen.config).items()
+        changes = {key: {"paper": old, "here": new} for key, (old, new) in found}
         print(json.dumps({"config": chosen.config.model_dump(mode="json"), "difference": changes}, indent=2))
         return 0
     print(configuration.to_yaml(chosen.config))
-    print(f"# {len(difference)} keys differ from the paper:")
-    for key, (old, new) in difference.items():
-        print(f"#   {key}: {new!r}, the paper: {old!r}")
+    for line in configuration.explanation(chosen.config).splitlines():
+        print(line if line.startswith("#") else f"#   {line}")
     return 0
 
 

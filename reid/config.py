@@ -6,6 +6,7 @@ Numbers that follow from others are functions here and are stored nowhere. `[A23
 paper that the README lists.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -22,6 +23,16 @@ from pydantic import (
 )
 
 from reid.types import Distance, Embedding, Recipe, Variant
+
+MACHINE = (  # keys that say where, how fast and how often, not what is learned
+    "data.cache",
+    "data.num_workers",
+    "data.root",
+    "engine.",
+    "evaluation.batch_clips",
+    "evaluation.every_epochs",
+    "tracking.",
+)
 
 
 class _Section(BaseModel):
@@ -333,3 +344,21 @@ def difference(config: Config, reference: Config | None = None) -> dict[str, tup
     """Dotted key -> (value in `reference`, value in `config`) where they differ. The reference is the paper."""
     old, new = flatten(reference or Config()), flatten(config)
     return {key: (old[key], new[key]) for key in new if old[key] != new[key]}
+
+
+def is_learned(key: str) -> bool:
+    """Whether a dotted key says what is learned; the others belong to the machine."""
+    return not key.startswith(MACHINE)
+
+
+def explanation(config: Config) -> str:
+    """The difference from the paper as YAML, with the paper's values as comments: what is learned, then the machine."""
+    found = difference(config)
+    learned, machine = ([key for key in found if is_learned(key) is wanted] for wanted in (True, False))
+    lines = {
+        key: f"{key}: {json.dumps(new)}  # the paper: {json.dumps(old)}" for key, (old, new) in found.items()
+    }
+    text = [f"# {len(learned)} keys differ from the paper:", *map(lines.__getitem__, learned)]
+    if machine:
+        text += [f"# {len(machine)} keys fit it to this machine:", *map(lines.__getitem__, machine)]
+    return "\n".join(text) + "\n"

@@ -216,11 +216,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     partial = folder / f".{RESOLVED}"
     partial.write_text(resolved)
     partial.replace(folder / RESOLVED)  # --resume reads it: never half of one
-    lines = [
-        f"{key}: {new!r}  # the paper: {old!r}"
-        for key, (old, new) in configuration.difference(config).items()
-    ]
-    (folder / "difference.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "difference.yaml").write_text(configuration.explanation(config))
     tracker.params(_params(config, manifest, runtime))
     tracker.tags(
         {
