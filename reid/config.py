@@ -77,6 +77,8 @@ class Data(_Section):
     """Draw the augmentation for each frame instead of once a clip [A32]."""
     num_workers: int = Field(4, ge=0)
     """Worker processes that read and decode, per training process."""
+    quarantine_frames: int = Field(0, ge=0)
+    """Damaged frames that training goes on without, each replaced by its nearest sound neighbour; 0 stops at the first."""
 
 
 class Model(_Section):

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.data.manifest import Manifest
-from reid.data.shards import MOST_PIXELS, ShardReader
+from reid.data.shards import MOST_PIXELS, DamagedFrameError, ShardReader
 from reid.types import Modality
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Augmentation:
 class ClipReader:
     """Reads clips of a packed data set into given memory. Opens its files when it first reads.
 
-    `clips` are always uint8 (b, T, H, W, 3), one for each of the manifest's `rows` (b,). Damage raises
+    `clips` are always uint8 (b, T, H, W, 3), one for each of the manifest's `rows` (b,). What cannot be read raises
     DamagedShardError, which names shard, tracklet, frame and offset.
     """
 
@@ -187,7 +187,7 @@ class ClipReader:
         self._shards.close()
 
     def read_for_test(self, rows: Integers, clips: Pixels) -> None:
-        """Evenly spaced frames, as they are."""
+        """Evenly spaced frames, as they are, or none: a protocol has no substitutes."""
         choices = [
             (row, test_indices(int(self._manifest.num_frames[row]), self._num_frames))
             for row in rows.tolist()
@@ -196,30 +196,62 @@ class ClipReader:
         for (row, indices), clip in zip(choices, clips, strict=True):
             self._read(row, indices, [None] * self._num_frames, clip)
 
-    def read_for_training(self, rows: Integers, generators: list[np.random.Generator], clips: Pixels) -> None:
-        """Random frames, augmented, both drawn by the generator of each clip."""
+    def read_for_training(
+        self, rows: Integers, generators: list[np.random.Generator], clips: Pixels
+    ) -> list[DamagedFrameError]:
+        """Random frames, augmented, both drawn by the generator of each clip.
+
+        Instead of a damaged frame, its nearest sound one is read. Returns the damage, for a quarantine to judge.
+        """
         choices = [
             (row, training_indices(int(self._manifest.num_frames[row]), self._num_frames, generator))
             for row, generator in zip(rows.tolist(), generators, strict=True)
         ]
         self._shards.will_need(choices)
+        damage: list[DamagedFrameError] = []
         for (row, indices), generator, clip in zip(choices, generators, clips, strict=True):
             changes: list[Change | None] = [None] * self._num_frames
             if self._augmentation is not None:
                 modality = Modality(int(self._manifest.modality[row]))
                 changes = [*self._augmentation.draw(self._num_frames, modality, generator)]
-            self._read(row, indices, changes, clip)
+            try:
+                self._read(row, indices, changes, clip)
+            except DamagedFrameError:
+                sound = np.array([self._nearest_sound(row, index, damage) for index in indices.tolist()])
+                self._read(row, sound, changes, clip)
+        return damage
 
     def _read(self, row: int, indices: Integers, changes: list[Change | None], clip: Pixels) -> None:
         jpegs = self._shards.read(row, indices)
         for index, jpeg, change, picture in zip(indices.tolist(), jpegs, changes, clip, strict=True):
-            try:
-                decode(jpeg, picture if change is None else self._stored)
-            except ValueError as error:
-                offset = int(self._manifest.frames(row).offset[index])
-                raise self._shards.damage(row, offset, f"frame {index} cannot be decoded: {error}") from error
+            self._decode(row, index, jpeg, picture if change is None else self._stored)
             if change is not None:
                 change.apply(self._stored, picture)
+
+    def _decode(self, row: int, index: int, jpeg: bytes, picture: Pixels) -> None:
+        try:
+            decode(jpeg, picture)
+        except ValueError as error:
+            offset = int(self._manifest.frames(row).offset[index])
+            raise self._shards.damage(row, offset, f"frame {index} cannot be decoded: {error}") from error
+
+    def _nearest_sound(self, row: int, index: int, damage: list[DamagedFrameError]) -> int:
+        """The frame of a tracklet that is nearest to frame `index` and sound, of two the earlier one.
+
+        Depends on the tracklet alone. Damage on the way there is added to `damage`; without a sound frame it is raised.
+        """
+        found: list[DamagedFrameError] = []
+        frames = range(int(self._manifest.num_frames[row]))
+        for near in sorted(frames, key=lambda frame: abs(frame - index)):
+            try:
+                self._decode(row, near, self._shards.read(row, [near])[0], self._stored)
+            except DamagedFrameError as error:
+                found.append(error)
+            else:
+                damage.extend(found)
+                return near
+        reason = f"none of {len(frames)} frames is sound, as {found[0].reason}"
+        raise self._shards.damage(row, found[0].offset, reason)
 
 
 def _warn_if_stored_differently(manifest: Manifest, shape: ClipShape) -> None:

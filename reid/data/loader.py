@@ -1,7 +1,8 @@
 """Batches of clips as tensors, in order.
 
     step | piece of the rows -> _Source.fill   frames are read, decoded and augmented into given memory, by any worker
-                             -> _Source.wrap   tensors that look at that memory, in the main process
+                             -> Quarantine     whether the damage that was met is bearable, in the main process
+                             -> _Source.wrap   tensors that look at that memory
                              -> Stream         items in order, and the seconds spent waiting for them
 
 An item depends on its index alone, so the number of workers changes nothing but the speed, and a run that continues
@@ -26,10 +27,13 @@ from reid.data.clips import (
     as_tensor,
 )
 from reid.data.manifest import Manifest
+from reid.data.quarantine import Quarantine
+from reid.data.shards import DamagedFrameError
 from reid.data.workers import Crew
 
 Item = TypeVar("Item")
 Made_co = TypeVar("Made_co", covariant=True)
+Damage = list[DamagedFrameError]  # that was read around
 
 
 class TrackletClips(NamedTuple):
@@ -50,10 +54,14 @@ def training_batches(
     num_workers: int,
     rank: int = 0,
     world: int = 1,
+    quarantine: Quarantine | None = None,
 ) -> "Stream[PairedClips]":
-    """The share of process `rank` of `world` in the batches of the steps first, first + 1, ... last - 1."""
-    reader = ClipReader(manifest, shape, augmentation)
-    return Stream(_TrainingSource(plan, reader, shape, rank, world), range(first, last), num_workers)
+    """The share of process `rank` of `world` in the batches of the steps first, first + 1, ... last - 1.
+
+    Damage stops the stream, unless `quarantine` admits it.
+    """
+    source = _TrainingSource(plan, ClipReader(manifest, shape, augmentation), shape, rank, world)
+    return Stream(source, range(first, last), num_workers, quarantine)
 
 
 def test_clips(
@@ -78,9 +86,16 @@ class Stream(Generic[Item]):
     Raises DamagedShardError for damage, and RuntimeError if a worker died.
     """
 
-    def __init__(self, source: "_Source[Item]", indices: range, num_workers: int) -> None:
+    def __init__(
+        self,
+        source: "_Source[Item]",
+        indices: range,
+        num_workers: int,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         self.wait_seconds = 0.0
         self._source = source
+        self._quarantine = Quarantine(0) if quarantine is None else quarantine
         self._indices = iter(indices)
         self._crew = Crew(source.fill, source.shape, indices, num_workers) if num_workers else None
 
@@ -90,14 +105,14 @@ class Stream(Generic[Item]):
     def __next__(self) -> Item:
         index = next(self._indices)
         started = time.perf_counter()
-        pixels = next(self._crew) if self._crew else self._fill(index)
+        pixels, damage = next(self._crew) if self._crew else self._fill(index)
         self.wait_seconds += time.perf_counter() - started
+        self._quarantine.admit(damage)
         return self._source.wrap(index, pixels)
 
-    def _fill(self, index: int) -> Pixels:
+    def _fill(self, index: int) -> tuple[Pixels, Damage]:
         pixels = np.empty(self._source.shape, dtype=np.uint8)
-        self._source.fill(index, pixels)
-        return pixels
+        return pixels, self._source.fill(index, pixels)
 
     def close(self) -> None:
         """End the iteration and the workers. Items that were handed out stay valid."""
@@ -119,7 +134,7 @@ class _Source(Protocol[Made_co]):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def fill(self, index: int, pixels: Pixels) -> None: ...
+    def fill(self, index: int, pixels: Pixels) -> Damage: ...
 
     def wrap(self, index: int, pixels: Pixels) -> Made_co: ...
 
@@ -135,14 +150,14 @@ class _TrainingSource:
         self._reader = reader
         self._share = (rank, world)
 
-    def fill(self, index: int, pixels: Pixels) -> None:
+    def fill(self, index: int, pixels: Pixels) -> Damage:
         batch = self._plan.batch(index, *self._share)
         positions = [
             modality * self._plan.num_pairs + batch.first + pair
             for modality in range(2)
             for pair in range(batch.identity.size)
         ]
-        self._reader.read_for_training(
+        return self._reader.read_for_training(
             np.concatenate([batch.visible, batch.infrared]),
             [clip_generator(self._plan.seed, index, position) for position in positions],
             pixels.reshape(-1, *pixels.shape[2:]),
@@ -169,9 +184,10 @@ class _TestSource:
     def _piece(self, index: int) -> slice:
         return slice(index * self.shape[0], min((index + 1) * self.shape[0], len(self._rows)))
 
-    def fill(self, index: int, pixels: Pixels) -> None:
+    def fill(self, index: int, pixels: Pixels) -> Damage:
         rows = self._rows[self._piece(index)]
         self._reader.read_for_test(rows, pixels[: len(rows)])
+        return []
 
     def close(self) -> None:
         self._reader.close()

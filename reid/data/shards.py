@@ -42,6 +42,10 @@ class DamagedShardError(RuntimeError):
         return f"{self.shard}: tracklet {self.key}, byte {self.offset}: {self.reason}. {self.remedy}"
 
 
+class DamagedFrameError(DamagedShardError):
+    """The bytes of one frame are not what was packed, so its neighbours may still be sound."""
+
+
 def frame_member(key: str, index: int, num_frames: int) -> str:
     """The name of a frame in a shard. Indices are padded to equal width, so names sort in the order of filming."""
     return f"{key}.{index:0{max(3, len(str(num_frames - 1)))}d}.jpg"
@@ -104,7 +108,10 @@ class ShardReader:
         return {"manifest": self.manifest, "_shards": {}}
 
     def read(self, row: int, indices: Indices) -> list[bytes]:
-        """The JPEG bytes of frames `indices` of a tracklet. Raises DamagedShardError."""
+        """The JPEG bytes of frames `indices` of a tracklet.
+
+        Raises DamagedFrameError for bytes that are wrong, DamagedShardError for a shard that cannot be read.
+        """
         frames = self.manifest.frames(row)
         ranges = [(int(frames.offset[index]), int(frames.size[index])) for index in indices]
         for offset, size in ranges:
@@ -131,10 +138,10 @@ class ShardReader:
                 [(int(frames.offset[index]), int(frames.size[index])) for index in indices]
             )
 
-    def damage(self, row: int, offset: int, reason: str) -> DamagedShardError:
-        """The error that says what is wrong with the shard of a tracklet."""
+    def damage(self, row: int, offset: int, reason: str) -> DamagedFrameError:
+        """The error that says what is wrong with a frame of a tracklet."""
         shard = self._open(row)
-        return DamagedShardError(shard.place, self.manifest.key(row), offset, reason, shard.remedy)
+        return DamagedFrameError(shard.place, self.manifest.key(row), offset, reason, shard.remedy)
 
     def close(self) -> None:
         while self._shards:

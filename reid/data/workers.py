@@ -1,8 +1,8 @@
 """Processes that fill shared memory, in order.
 
-    index -> Crew -> order (index, slot) for a worker -> fill(index, pixels of the slot) -> answer -> the pixels
+    index -> Crew -> order (index, slot) for a worker -> fill(index, pixels of the slot) -> note -> pixels and note
 
-Pixels never travel: the slots are mapped before the workers are forked, and only a few bytes cross a pipe. The mapping
+Pixels never travel: the slots are mapped before the workers are forked, and only a note crosses a pipe. The mapping
 is anonymous, so /dev/shm does not bound it, it takes no file descriptor, and it vanishes with the processes. Items go
 round the workers in turn, so their answers are waited for in order. A pipe ends when the process behind it does: a
 worker that dies, or a main process that does, is noticed at once.
@@ -21,14 +21,15 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.util import Finalize
-from typing import NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Fill = Callable[[int, Pixels], None]
+Note = TypeVar("Note")
+Fill = Callable[[int, Pixels], Note]
 
 ITEMS_AHEAD = 2  # asked of each worker before they are needed
 SPARE_SLOTS = 3  # one item just made, the one before it still in use, and one to fill next
@@ -40,16 +41,16 @@ NOT_FOR_WORKERS = (
 )  # sent to a whole job, meant for its main process
 
 
-class Crew:
-    """An iterator over what `fill` makes of each index, uint8 pixels of `shape`, by forked workers.
+class Crew(Generic[Note]):
+    """An iterator over what `fill` makes of each index, by forked workers: uint8 pixels of `shape`, and what it returns.
 
-    `fill` may be anything, because fork hands it over as it is. The workers start at once. They end by `close`, with
+    `fill` may be anything, because fork hands it over as it is; what it returns is pickled, and should be small. The workers start at once. They end by `close`, with
     this object, and with this process, however it ends.
 
     Raises what `fill` raised, or RuntimeError if a worker died.
     """
 
-    def __init__(self, fill: Fill, shape: tuple[int, ...], indices: range, num_workers: int) -> None:
+    def __init__(self, fill: Fill[Note], shape: tuple[int, ...], indices: range, num_workers: int) -> None:
         num_workers = min(num_workers, len(indices))
         self._slots = _Slots(num_workers * ITEMS_AHEAD + SPARE_SLOTS, shape)
         workers: list[_Worker] = []
@@ -64,13 +65,13 @@ class Crew:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Pixels:
+    def __next__(self) -> tuple[Pixels, Note]:
         if not self._ordered or not self._dismissal.still_active():
             raise StopIteration
         order = self._ordered.popleft()
-        order.worker.finish(order.item)
+        note: Note = order.worker.finish(order.item)
         self._order(1)
-        return self._slots.lend(order.slot)
+        return self._slots.lend(order.slot), note
 
     def close(self) -> None:
         """End the workers and the iteration. Pixels that were handed out stay valid."""
@@ -88,10 +89,10 @@ class _Worker(NamedTuple):
     process: ForkProcess
     connection: Connection
 
-    def finish(self, item: int) -> None:
-        """Wait until the worker has filled the slot of an item."""
+    def finish(self, item: int) -> Any:
+        """Wait until the worker has filled the slot of an item, and return its note."""
         try:
-            error = self.connection.recv()
+            note, error = self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join(FAREWELL_SECONDS)
             raise RuntimeError(
@@ -99,6 +100,7 @@ class _Worker(NamedTuple):
             ) from None
         if error is not None:
             raise error
+        return note
 
 
 def _ending(exit_code: int) -> str:
@@ -141,7 +143,7 @@ class _Slots:
         return copy
 
 
-def _hire(fill: Fill, slots: Pixels, colleagues: list[_Worker]) -> _Worker:
+def _hire(fill: Fill[Note], slots: Pixels, colleagues: list[_Worker]) -> _Worker:
     context = get_context("fork")
     ours, theirs = context.Pipe()
     not_theirs = [ours, *(colleague.connection for colleague in colleagues)]
@@ -156,7 +158,7 @@ def _hire(fill: Fill, slots: Pixels, colleagues: list[_Worker]) -> _Worker:
     return _Worker(process, ours)
 
 
-def _work(fill: Fill, slots: Pixels, orders: Connection, not_ours: list[Connection]) -> None:
+def _work(fill: Fill[Note], slots: Pixels, orders: Connection, not_ours: list[Connection]) -> None:
     """What a worker does, until it is told to stop or the main process is gone."""
     for connection in not_ours:
         connection.close()  # else the pipe would outlive the main process
@@ -168,13 +170,12 @@ def _work(fill: Fill, slots: Pixels, orders: Connection, not_ours: list[Connecti
         return
 
 
-def _attempt(fill: Fill, index: int, pixels: Pixels) -> Exception | None:
+def _attempt(fill: Fill[Note], index: int, pixels: Pixels) -> tuple[Note | None, Exception | None]:
     try:
-        fill(index, pixels)
+        return fill(index, pixels), None
     except Exception as error:  # noqa: BLE001 - the main process raises it
         error.add_note(f"In a worker process, making item {index}:\n{traceback.format_exc()}")
-        return error
-    return None
+        return None, error
 
 
 def _dismiss(workers: list[_Worker]) -> None:

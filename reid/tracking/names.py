@@ -27,6 +27,7 @@ class Metric(StrEnum):
     NONFINITE = "health/nonfinite"
     GRADIENT_SCALE = "health/grad_scale"
     RESUME_MISMATCH = "health/resume_mismatch"
+    QUARANTINED_FRAMES = "health/quarantined_frames"
     STAGE = "stage"
     EPOCH = "epoch"
 

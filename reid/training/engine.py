@@ -4,7 +4,7 @@
 
 `step` counts finished iterations and is the only position: epoch, stage, learning rate and the tracklets of a batch are
 functions of it. What a run is, beside its configuration, is the `Snapshot` that `Engine.snapshot` takes and
-`Engine.restore` puts back, in this order: weights and buffers, momentum, scalers, meters, generators, step.
+`Engine.restore` puts back, in this order: weights and buffers, momentum, scalers, meters, quarantine, generators, step.
 """
 
 import json
@@ -19,6 +19,7 @@ from reid.config import Config
 from reid.data.clips import PairedClips, normalise
 from reid.data.loader import Stream, training_batches
 from reid.data.manifest import Manifest
+from reid.data.quarantine import Quarantine
 from reid.evaluation.retrieval import Evaluation, Evaluator
 from reid.runtime import Runtime
 from reid.tracking import names
@@ -70,6 +71,7 @@ class Engine:
             self.network, self.model, self.optimizer, build.criterion(config, runtime), self.scalers
         )
         self.meters = Meters()
+        self.quarantine = Quarantine(config.data.quarantine_frames)
         self.evaluator = Evaluator(
             self.network, manifest, build.protocol(config), runtime, config.data.num_workers
         )
@@ -122,6 +124,7 @@ class Engine:
             rank=self.runtime.rank,
             world=self.runtime.world,
             num_workers=self.config.data.num_workers,
+            quarantine=self.quarantine,
         )
 
     def _ends(self, interval: int) -> bool:
@@ -156,10 +159,21 @@ class Engine:
             names.Metric.EPOCH: self.config.epoch(self.step - 1),
             names.Metric.GRADIENT_SCALE: min(scaler.get_scale() for scaler in self.scalers.values()),
             **{names.objective(term): mean for term, mean in means.items()},
+            **self._share_damage(),
             **progress.speeds(self.step),
         }
         self.tracker.metrics(self.step, measured)
         progress.note(measured)
+
+    def _share_damage(self) -> dict[str, float]:
+        """Agree with the other processes on the damaged frames of the run, and count them. Nothing where none may be.
+
+        Raises DamagedFrameError if all together have met too many.
+        """
+        if self.config.data.quarantine_frames == 0:
+            return {}
+        self.quarantine.unite(self.runtime.collect(self.quarantine.state()))
+        return {names.Metric.QUARANTINED_FRAMES: len(self.quarantine)}
 
     def evaluate(self) -> Evaluation:
         """Score the network as it is, log the scores and write them to the run's folder."""
@@ -177,6 +191,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """All that this run is. Called by every process."""
+        self._share_damage()
         momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"]
             for name, parameter in self.network.named_parameters()
@@ -190,6 +205,7 @@ class Engine:
             "dataset": {"name": self.manifest.name, "digest": self.manifest.digest},
             "num_identities": self.manifest.num_identities,
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            "quarantine": self.quarantine.state(),
             "processes": processes,
         }
         return Snapshot(self.step, self.network.state_dict(), momentum, state)
@@ -206,6 +222,7 @@ class Engine:
                 scaler.load_state_dict(state)
         processes = snapshot.state["processes"]
         self.meters.restore([process["meters"] for process in processes], self.runtime)
+        self.quarantine.unite([snapshot.state.get("quarantine", [])])  # an older checkpoint has none
         self.runtime.set_random_state(processes[self.runtime.rank % len(processes)]["random"])
         self.step = snapshot.step
 

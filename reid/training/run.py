@@ -30,6 +30,7 @@ from reid.types import Role
 FREE_TO_CHANGE = (  # when a run continues: where and how often, never what
     "data.cache",
     "data.num_workers",
+    "data.quarantine_frames",
     "data.root",
     "engine.checkpoint_every_steps",
     "engine.device",

@@ -1,4 +1,4 @@
-"""The crew: order, errors, deaths, signals, and memory that is handed out."""
+"""The crew: order, notes, errors, deaths, signals, and memory that is handed out."""
 
 import os
 import signal
@@ -23,10 +23,12 @@ def no_worker_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def crew() -> Iterator[Callable[..., Crew]]:
-    started: list[Crew] = []
+def crew() -> Iterator[Callable[..., Crew[object]]]:
+    started: list[Crew[object]] = []
 
-    def start(fill: Fill, count: int = 100, num_workers: int = 2, shape: tuple[int, ...] = (4, 5)) -> Crew:
+    def start(
+        fill: Fill[object], count: int = 100, num_workers: int = 2, shape: tuple[int, ...] = (4, 5)
+    ) -> Crew[object]:
         started.append(Crew(fill, shape, range(count), num_workers))
         return started[-1]
 
@@ -40,27 +42,37 @@ def number(index: int, pixels: Pixels) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
-def test_items_come_in_order_whoever_is_slow(crew: Callable[..., Crew], num_workers: int) -> None:
+def test_items_come_in_order_whoever_is_slow(crew: Callable[..., Crew[object]], num_workers: int) -> None:
     def slow(index: int, pixels: Pixels) -> None:
         time.sleep(0.03 if index % 7 == 0 else 0.0)
         number(index, pixels)
 
-    found = [int(pixels[0, 0]) for pixels in crew(slow, 40, num_workers)]
+    found = [int(pixels[0, 0]) for pixels, _ in crew(slow, 40, num_workers)]
     assert found == list(range(40))
 
 
-def test_what_is_kept_stays_as_it_was(crew: Callable[..., Crew]) -> None:
+def test_what_is_kept_stays_as_it_was(crew: Callable[..., Crew[object]]) -> None:
     kept = list(crew(number, 60))
-    assert [np.unique(pixels).tolist() for pixels in kept] == [[index] for index in range(60)]
+    assert [np.unique(pixels).tolist() for pixels, _ in kept] == [[index] for index in range(60)]
 
 
-def test_what_is_dropped_makes_room_without_copies(crew: Callable[..., Crew]) -> None:
-    places = {pixels.ctypes.data for pixels in crew(number, 200)}
+def test_what_fill_returns_comes_with_the_pixels(crew: Callable[..., Crew[object]]) -> None:
+    def noting(index: int, pixels: Pixels) -> list[int]:
+        number(index, pixels)
+        return [index] * (index % 3)
+
+    for index, (pixels, note) in enumerate(crew(noting, 20, 3)):
+        assert int(pixels[0, 0]) == index
+        assert note == [index] * (index % 3)
+
+
+def test_what_is_dropped_makes_room_without_copies(crew: Callable[..., Crew[object]]) -> None:
+    places = {pixels.ctypes.data for pixels, _ in crew(number, 200)}
     assert len(places) <= 2 * 2 + 3
 
 
 def test_an_exception_of_a_worker_arrives_as_it_was_raised_and_names_the_item(
-    crew: Callable[..., Crew],
+    crew: Callable[..., Crew[object]],
 ) -> None:
     def wrong(index: int, pixels: Pixels) -> None:
         if index == 3:
@@ -68,7 +80,7 @@ def test_an_exception_of_a_worker_arrives_as_it_was_raised_and_names_the_item(
         number(index, pixels)
 
     items = crew(wrong)
-    assert [int(next(items)[0, 0]) for _ in range(3)] == [0, 1, 2]
+    assert [int(next(items)[0][0, 0]) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError) as caught:
         next(items)
     assert caught.value.args == ("colour", 3)
@@ -78,7 +90,7 @@ def test_an_exception_of_a_worker_arrives_as_it_was_raised_and_names_the_item(
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGUSR2])
 def test_a_worker_that_is_killed_is_an_error_and_not_a_hang(
-    crew: Callable[..., Crew], death: signal.Signals
+    crew: Callable[..., Crew[object]], death: signal.Signals
 ) -> None:
     def deadly(index: int, pixels: Pixels) -> None:
         if index == 5:
@@ -89,12 +101,12 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_hang(
         list(items)
 
 
-def test_a_worker_that_leaves_is_an_error_with_its_exit_code(crew: Callable[..., Crew]) -> None:
+def test_a_worker_that_leaves_is_an_error_with_its_exit_code(crew: Callable[..., Crew[object]]) -> None:
     with pytest.raises(RuntimeError, match="ended with exit code 7 while it made item 0"):
         next(crew(lambda index, pixels: os._exit(7)))
 
 
-def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(crew: Callable[..., Crew]) -> None:
+def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(crew: Callable[..., Crew[object]]) -> None:
     items = crew(number, 50)
     next(items)
     for worker in active_children():
@@ -104,7 +116,7 @@ def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(crew: Callable[...
 
 
 def test_a_worker_that_cannot_finish_is_killed_by_close(
-    crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+    crew: Callable[..., Crew[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reid.data.workers.FAREWELL_SECONDS", 0.2)
     items = crew(lambda index, pixels: time.sleep(3600))
@@ -112,12 +124,12 @@ def test_a_worker_that_cannot_finish_is_killed_by_close(
     assert active_children() == []
 
 
-def test_two_crews_at_once_end_in_any_order(crew: Callable[..., Crew]) -> None:
+def test_two_crews_at_once_end_in_any_order(crew: Callable[..., Crew[object]]) -> None:
     first, second = crew(number), crew(number)
     next(first)
     next(second)
     first.close()
-    assert int(next(second)[0, 0]) == 1
+    assert int(next(second)[0][0, 0]) == 1
     second.close()
     assert list(first) == list(second) == []
 
@@ -129,7 +141,7 @@ def test_a_crew_that_is_forgotten_takes_its_workers_with_it() -> None:
     assert active_children() == []
 
 
-def test_there_are_no_more_workers_than_items(crew: Callable[..., Crew]) -> None:
+def test_there_are_no_more_workers_than_items(crew: Callable[..., Crew[object]]) -> None:
     items = crew(number, 1, 4)
     assert len(active_children()) == 1
     assert len(list(items)) == 1
