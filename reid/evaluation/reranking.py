@@ -64,6 +64,7 @@ class Reranking:
 
     def __init__(self, query: Tensor, gallery: Tensor, settings: Settings = PAPER) -> None:
         self._sides = (query, gallery)
+        self._vectors = (query.numpy(), gallery.numpy())
         self._settings = settings
         self._nearest, self._largest = self._neighbours()
         items = range(len(self._nearest))
@@ -113,16 +114,18 @@ class Reranking:
         circles = [self._circles[friend] for friend in own.tolist()]
         members = [own, *(circle for circle in circles if is_own[circle].sum() > 2 / 3 * len(circle))]
         columns = np.unique(np.concatenate(members))
-        distance = _squared_distances(self._vectors(np.array([i])), self._vectors(columns))[0]
-        weights = np.exp(-distance / self._largest[i])
+        own_vector = self._vector(i)  # one by one: gathering them would copy more than it computes
+        cosines = np.array([own_vector @ self._vector(j) for j in columns.tolist()], dtype=np.float32)
+        weights = np.exp(-np.maximum(2 - 2 * cosines, 0) / self._largest[i])
         return columns, weights / weights.sum()
 
-    def _vectors(self, items: Rows) -> Tensor:
-        query, gallery = self._sides
-        asks = items < len(query)
-        return torch.cat(
-            [query[torch.from_numpy(items[asks])], gallery[torch.from_numpy(items[~asks] - len(query))]]
+    def _vector(self, item: int) -> Numbers:
+        """The unit vector (D,) of an item, as a view."""
+        num_queries = len(self._vectors[0])
+        vector: Numbers = (
+            self._vectors[0][item] if item < num_queries else self._vectors[1][item - num_queries]
         )
+        return vector
 
     def _jaccard(self, i: int) -> Numbers:
         """1 - sum of minima / sum of maxima, between row i of V and every row; rows sum to 1. (N,)"""
