@@ -146,6 +146,8 @@ class Optimizer(_Section):
     """Epochs at which the rate is multiplied by `decay` [A30]."""
     decay: float = Field(0.1, gt=0, le=1)
     """Factor at each milestone."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Longest gradient of an update, all its weights together; longer ones are shortened to it. Not in the paper."""
     scale_with_batch: bool = True
     """Multiply both rates by the clips of the global batch over the paper's 32 [A35]."""
 

@@ -26,7 +26,8 @@ from reid.tracking import names
 from reid.tracking.tracker import Tracker
 from reid.training import build, checkpoint
 from reid.training.checkpoint import Snapshot
-from reid.training.meters import Meters, NonFiniteError, require_finite
+from reid.training.curves import curves
+from reid.training.meters import Meters, NonFiniteError
 from reid.training.progress import Progress
 from reid.training.scores import scores
 from reid.training.updater import Updater
@@ -68,7 +69,12 @@ class Engine:
             for group in stage.groups
         }
         self.updater = Updater(
-            self.network, self.model, self.optimizer, build.criterion(config, runtime), self.scalers
+            self.network,
+            self.model,
+            self.optimizer,
+            build.criterion(config, runtime),
+            self.scalers,
+            config.optimizer.clip_norm,
         )
         self.meters = Meters()
         self.quarantine = Quarantine(config.data.quarantine_frames)
@@ -141,24 +147,18 @@ class Engine:
         )
         identity = clips.identity.repeat(2)  # visible rows first
         for group in self.stages[self.config.stage(self.step)].groups:
-            self.meters.add(self.updater.apply(group, visible, infrared, identity))
+            measured = self.updater.apply(group, visible, infrared, identity)
+            self.meters.add(group.name, measured, self.step + 1)
         self.step += 1
 
     def _log(self, progress: Progress) -> None:
         """Read the meters, on every process, and tell the tracker."""
-        means = self.meters.read(self.runtime)
-        require_finite(means, self.step)
-        stage = self.stages[self.config.stage(self.step - 1)]
-        weighted = [means.pop(group.name) for group in stage.groups if group.name in means]
-        accuracy = means.pop("accuracy")
         measured = {
-            names.Metric.LOSS: sum(weighted),
-            names.Metric.ACCURACY: accuracy,
+            **curves(self.meters.read(self.runtime)),
             names.Metric.LEARNING_RATE: self.config.optimizer.learning_rate * self.config.rate(self.step - 1),
             names.Metric.STAGE: self.config.stage(self.step - 1) + 1,
             names.Metric.EPOCH: self.config.epoch(self.step - 1),
             names.Metric.GRADIENT_SCALE: min(scaler.get_scale() for scaler in self.scalers.values()),
-            **{names.objective(term): mean for term, mean in means.items()},
             **self._share_damage(),
             **progress.speeds(self.step),
         }
@@ -231,6 +231,7 @@ class Engine:
 
         Raises NonFiniteError rather than keep weights that are spoilt.
         """
+        self.meters.require_finite(self.runtime)  # an objective is to blame before what it spoils
         self._require_finite_weights()
         snapshot = self.snapshot()
         if self.runtime.leads:
@@ -240,10 +241,9 @@ class Engine:
             log.info("step %d: checkpoint %s", self.step, path)
 
     def _require_finite_weights(self) -> None:
-        """The same on every process, because the weights are. An objective is to blame before what it spoilt."""
+        """The same on every process, because the weights are."""
         broken = [name for name, tensor in self.network.state_dict().items() if not tensor.isfinite().all()]
         if broken:
-            require_finite(self.meters.read(self.runtime), self.step)
             raise NonFiniteError(
                 f"step {self.step}: {broken[0]} and {len(broken) - 1} more tensors of the network stopped being finite "
                 "since the last checkpoint. Lower the learning rate, warm up for longer, or use precision bf16 or fp32"
