@@ -1,16 +1,21 @@
-"""reid/training/engine.py: what a step moves and logs, and that a run is its snapshot."""
+"""reid/training/engine.py: what a step moves and logs, that a run is its snapshot, and what it does about damage."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from reid.data.manifest import Manifest
+from reid.data.shards import DamagedFrameError
 from reid.evaluation.retrieval import Evaluation
 from reid.runtime import Runtime
+from reid.tracking.journal import Kind, read
 from reid.tracking.tracker import SilentTracker
 from reid.training.engine import Engine
 from reid.training.meters import NonFiniteError
+from reid.types import Role
 
 
 def started(config, folder) -> Engine:
@@ -111,3 +116,79 @@ def test_a_finished_run_still_answers_with_its_scores(tiny, alone, tmp_path):
     ending = engine.run()
     assert (ending.step, ending.signal, ending.evaluation) == (8, None, None)
     assert isinstance(engine.evaluate(), Evaluation)
+
+
+@pytest.fixture(scope="module")
+def damaged(packed, tmp_path_factory):
+    """A copy of the data set in which every fifth frame to train on is damaged."""
+    root = Path(shutil.copytree(packed, tmp_path_factory.mktemp("damaged") / "packed"))
+    manifest = Manifest.open(root)
+    for row in manifest.rows(Role.TRAIN):
+        frames = manifest.frames(row)
+        frames.shard.chmod(0o644)
+        with frames.shard.open("r+b") as file:
+            for offset in frames.offset[::5].tolist():
+                file.seek(offset + 30)
+                file.write(b"\xff\xff")
+    return root
+
+
+def quarantined(folder: Path) -> dict[int, float]:
+    """The logged number of damaged frames, by step."""
+    return {
+        record.step: record.data["health/quarantined_frames"]
+        for record in read(folder)
+        if record.kind is Kind.METRICS and "health/quarantined_frames" in record.data
+    }
+
+
+@pytest.fixture(scope="module")
+def patient(tiny, runs, damaged, tmp_path_factory):
+    """The folder of a run on damaged data that is allowed to go on."""
+    folder = tmp_path_factory.mktemp("patient") / "run"
+    runs.train(tiny(data={"root": damaged, "quarantine_frames": 1000}), folder)
+    return folder
+
+
+def test_damaged_frames_are_counted_step_by_step_and_only_where_they_are_allowed(patient, alone):
+    counts = quarantined(patient)
+    assert list(counts) == [2, 4, 6, 8]
+    assert 0 < counts[2] < counts[8]
+    assert quarantined(alone()) == {}
+
+
+def test_damage_stops_a_run_as_it_is_unless_it_is_allowed(tiny, runs, damaged, tmp_path):
+    with pytest.raises(
+        DamagedFrameError, match=r"\.tar: tracklet train/.*, byte \d+: the checksum of frame \d+ is wr"
+    ):
+        runs.train(tiny(data={"root": damaged}), tmp_path / "run")
+
+
+def test_what_is_in_quarantine_outlives_a_restart_and_counts_to_the_bound(
+    tiny, runs, damaged, patient, tmp_path
+):
+    counts = quarantined(patient)
+    for step in (1, 2, 3):
+        shutil.copytree(
+            patient / "checkpoints" / f"step-{step:08d}", tmp_path / f"checkpoints/step-{step:08d}"
+        )
+    bound = int(counts[6])
+    with pytest.raises(DamagedFrameError, match=f"{bound} other damaged frames are in quarantine"):
+        runs.train(tiny(data={"root": damaged, "quarantine_frames": bound}), tmp_path, resume=True)
+    assert (tmp_path / "checkpoints" / "step-00000006").exists()
+    runs.train(tiny(data={"root": damaged, "quarantine_frames": 1000}), tmp_path, resume=True)
+    assert quarantined(tmp_path) == {step: counts[step] for step in (4, 6, 8)}
+    found, expected = runs.snapshot(tmp_path, 8), runs.snapshot(patient, 8)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
+    assert found.state["quarantine"] == expected.state["quarantine"]
+
+
+@pytest.mark.slow
+def test_two_processes_know_together_what_one_would_know(tiny, runs, damaged, patient, tmp_path):
+    process = runs.launch(tiny(data={"root": damaged, "quarantine_frames": 1000}), tmp_path / "run")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert quarantined(tmp_path / "run") == quarantined(patient)
+    states = [runs.snapshot(folder, 8).state["quarantine"] for folder in (tmp_path / "run", patient)]
+    assert sorted(states[0]) == sorted(states[1])
+    assert output.count("The sound frame next to it is used") >= quarantined(patient)[8]
