@@ -57,19 +57,24 @@ class PairedClips(NamedTuple):
         return PairedClips(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
 
 
-def test_indices(num_frames: int, clip_frames: int) -> Integers:
-    """The first frame of each of T equal chunks; where frames run out, the last one again. (T,)
+def chunk_frames(num_frames: int, clip_frames: int) -> int:
+    """Frames of each of the T equal chunks of a tracklet: it has so many test clips, one for each place in a chunk."""
+    return -(-num_frames // clip_frames)
+
+
+def test_indices(num_frames: int, clip_frames: int, place: int = 0) -> Integers:  # noqa: PT028 - no test
+    """Frame `place` of each of T equal chunks, by default the first; where frames run out, the last one again. (T,)
 
     24 frames: 0 4 8 12 16 20; 13 frames: 0 3 6 9 12 12; 2 frames: 0 1 1 1 1 1.
     """
-    chunk = -(-num_frames // clip_frames)
-    indices: Integers = np.minimum(np.arange(clip_frames) * chunk, num_frames - 1)
+    chunk = chunk_frames(num_frames, clip_frames)
+    indices: Integers = np.minimum(np.arange(clip_frames) * chunk + place, num_frames - 1)
     return indices
 
 
 def training_indices(num_frames: int, clip_frames: int, generator: np.random.Generator) -> Integers:
     """One random frame of each of the chunks of `test_indices`. (T,), ascending"""
-    chunk = -(-num_frames // clip_frames)
+    chunk = chunk_frames(num_frames, clip_frames)
     places = np.arange(clip_frames) * chunk + generator.integers(chunk, size=clip_frames)
     indices: Integers = np.minimum(places, num_frames - 1)
     return indices
@@ -186,10 +191,10 @@ class ClipReader:
     def close(self) -> None:
         self._shards.close()
 
-    def read_for_test(self, rows: Integers, clips: Pixels) -> None:
+    def read_for_test(self, rows: Integers, clips: Pixels, place: int = 0) -> None:
         """Evenly spaced frames, as they are, or none: a protocol has no substitutes."""
         choices = [
-            (row, test_indices(int(self._manifest.num_frames[row]), self._num_frames))
+            (row, test_indices(int(self._manifest.num_frames[row]), self._num_frames, place))
             for row in rows.tolist()
         ]
         self._shards.will_need(choices)

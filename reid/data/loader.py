@@ -71,9 +71,13 @@ def test_clips(
     shape: ClipShape,
     batch_size: int,
     num_workers: int,
+    place: int = 0,  # noqa: PT028 - no test
 ) -> "Stream[TrackletClips]":
-    """One clip of each of the tracklets `rows` of the manifest, each exactly once, in order, not augmented."""
-    source = _TestSource(rows, ClipReader(manifest, shape), shape, batch_size)
+    """One clip of each of the tracklets `rows` of the manifest, each exactly once, in order, not augmented.
+
+    It is made of frame `place` of every chunk, as `test_indices` says.
+    """
+    source = _TestSource(rows, ClipReader(manifest, shape), shape, batch_size, place)
     return Stream(source, range(-(-len(rows) // batch_size)), num_workers)
 
 
@@ -176,8 +180,11 @@ class _TrainingSource:
 class _TestSource:
     """Item n is the n-th piece of the rows. Pixels (b, T, H, W, 3); the last piece may need fewer."""
 
-    def __init__(self, rows: Integers, reader: ClipReader, shape: ClipShape, batch_size: int) -> None:
+    def __init__(
+        self, rows: Integers, reader: ClipReader, shape: ClipShape, batch_size: int, place: int
+    ) -> None:
         self.shape = (batch_size, *shape, 3)
+        self._place = place
         self._rows = rows
         self._reader = reader
 
@@ -186,7 +193,7 @@ class _TestSource:
 
     def fill(self, index: int, pixels: Pixels) -> Damage:
         rows = self._rows[self._piece(index)]
-        self._reader.read_for_test(rows, pixels[: len(rows)])
+        self._reader.read_for_test(rows, pixels[: len(rows)], self._place)
         return []
 
     def close(self) -> None:

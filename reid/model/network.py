@@ -173,6 +173,13 @@ class Network(nn.Module):
         vector: Tensor = self.guidance(deep, num_frames)
         return vector
 
+    def embedding_width(self, kind: Embedding = Embedding.AUTO) -> int:
+        """Components D' of the vectors that `embed` makes."""
+        guided = self.guided_classifier.in_features if Part.GUIDANCE in self.parts else 0
+        alone = self.defence_classifier.in_features
+        widths = {Embedding.AUTO: guided or alone, Embedding.GUIDED: guided, Embedding.BOTH: guided + alone}
+        return int(widths.get(kind, alone))
+
     def embed(self, clips: Tensor, modality: Modality, kind: Embedding = Embedding.AUTO) -> Tensor:
         """Normalised clips (B, T, 3, H, W) of one modality -> what retrieval compares, (B, D'), unit length [A20].
 

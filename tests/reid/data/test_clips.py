@@ -45,6 +45,24 @@ def test_test_indices_are_the_heads_of_the_padded_chunks(num_frames: int, clip_f
     assert clips.test_indices(num_frames, clip_frames).tolist() == expected
 
 
+@given(num_frames=st.integers(1, 300), clip_frames=st.integers(1, 12))
+def test_the_clips_of_all_places_show_every_frame(num_frames: int, clip_frames: int) -> None:
+    places = range(clips.chunk_frames(num_frames, clip_frames))
+    shown = np.stack([clips.test_indices(num_frames, clip_frames, place) for place in places])
+    assert set(shown.ravel().tolist()) == set(range(num_frames))
+    assert (np.diff(shown, axis=0) >= 0).all()
+    repeated = np.bincount(shown.ravel())[:-1]  # only the last frame stands in where frames run out
+    assert (repeated == 1).all()
+
+
+def test_the_clips_of_13_frames_by_hand() -> None:
+    assert [clips.test_indices(13, 6, place).tolist() for place in range(clips.chunk_frames(13, 6))] == [
+        [0, 3, 6, 9, 12, 12],
+        [1, 4, 7, 10, 12, 12],
+        [2, 5, 8, 11, 12, 12],
+    ]
+
+
 @pytest.mark.parametrize(
     ("num_frames", "expected"),
     [

@@ -107,19 +107,19 @@ def test_clips_are_laid_out_as_convolutions_like_them(training: Streams) -> None
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 100])
+@pytest.mark.parametrize(("batch_size", "place"), [(1, 0), (4, 0), (5, 1), (100, 0)])
 def test_each_tracklet_is_tested_exactly_once_and_in_order(
-    painted: Manifest, num_workers: int, batch_size: int
+    painted: Manifest, num_workers: int, batch_size: int, place: int
 ) -> None:
     rows = painted.rows(Role.GALLERY, Modality.VISIBLE)[::-1].copy()
     with loader.test_clips(
-        painted, rows, shape=SHAPE, batch_size=batch_size, num_workers=num_workers
+        painted, rows, shape=SHAPE, batch_size=batch_size, num_workers=num_workers, place=place
     ) as stream:
         positions, seen = zip(*((positions, colours(batch)) for positions, batch in stream), strict=True)
     assert torch.cat(positions).tolist() == list(range(rows.size))
     for row, shown in zip(rows, torch.cat(seen), strict=True):
         assert shown[:, 0].tolist() == [painted.identity[row]] * 6
-        assert shown[:, 2].tolist() == clips.test_indices(int(painted.num_frames[row]), 6).tolist()
+        assert shown[:, 2].tolist() == clips.test_indices(int(painted.num_frames[row]), 6, place).tolist()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

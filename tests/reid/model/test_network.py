@@ -179,6 +179,7 @@ def test_embeddings_are_the_vectors_of_the_paper_at_unit_length(full: Network, m
         found = full.embed(x, modality, kind)
         torch.testing.assert_close(found, F.normalize(expected[kind]))
         torch.testing.assert_close(found.norm(dim=1), torch.ones(CLIPS, dtype=torch.float64))
+        assert found.shape[1] == full.embedding_width(kind)
 
 
 @pytest.mark.parametrize("kind", Embedding)
@@ -203,7 +204,7 @@ def test_without_guidance_the_automatic_embedding_is_the_global_one() -> None:
     module = network(guide=None).double().eval()
     automatic = module.embed(clips(3), Modality.VISIBLE)
     assert torch.equal(automatic, module.embed(clips(3), Modality.VISIBLE, Embedding.GLOBAL))
-    assert automatic.shape == (CLIPS, 128)
+    assert automatic.shape == (CLIPS, module.embedding_width()) == (CLIPS, 128)
 
 
 @pytest.mark.parametrize(
