@@ -3,7 +3,8 @@
     Runtime.start(engine configuration, seed)
       .prepare(network)        device, channels-last, synchronised batch statistics, autocast, DDP
       .gather, .sum, .collect  rows and numbers of all processes
-      .stop_requested()        the same answer on every process, in the same step
+      .heed()                  raises Stopped on every process at once, after some process was signalled
+      .doing(activity, step)   what the watchdog shall say if nothing comes after it
       .leader(make, silent)    one process does, the others get something silent
 
 accelerate is used for launching, device, precision and DDP, and for nothing else: its data loaders re-shard, its
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
-from types import FrameType
+from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.collectives import gather_rows, synchronize_batch_norm
+from reid.signals import Stopped, noting
 from reid.types import ToldElsewhereError
+from reid.watchdog import Watchdog
 
 MIXED_PRECISION = {"fp64": "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
@@ -43,14 +45,15 @@ log = logging.getLogger(__name__)
 class Runtime:
     """A process among its peers. `rank` counts from 0 to `world` - 1."""
 
-    def __init__(self, accelerator: Accelerator, precision: str) -> None:
+    def __init__(self, accelerator: Accelerator, precision: str, timeout: timedelta) -> None:
         self._accelerator = accelerator
         self.precision = precision
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
         self.device: torch.device = accelerator.device
         self.dtype = torch.float64 if precision == "fp64" else torch.float32  # of weights and inputs
-        self._stop = _StopRequest(self.world)
+        self._stop = _StopRequest(self.world, timeout)
+        self._watchdog: Watchdog | None = None
 
     @classmethod
     def start(
@@ -58,9 +61,10 @@ class Runtime:
     ) -> Self:
         """Join the processes that `accelerate launch` started, or be alone.
 
-        The CPU is used where `device` is `cpu` or there is no GPU. Raises RuntimeError if the launcher's world and
-        ours differ.
+        The CPU is used where `device` is `cpu` or there is no GPU. No exchange waits longer than `timeout_seconds`.
+        Raises RuntimeError if the launcher's world and ours differ.
         """
+        timeout = timedelta(seconds=timeout_seconds)
         cpu = device == "cpu" or not torch.cuda.is_available()
         accelerator = Accelerator(
             cpu=cpu,
@@ -69,7 +73,7 @@ class Runtime:
                 DistributedDataParallelKwargs(
                     find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
                 ),
-                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds)),
+                InitProcessGroupKwargs(timeout=timeout),
             ],
         )
         launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -84,7 +88,7 @@ class Runtime:
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(mode=True)
-        return cls(accelerator, precision)
+        return cls(accelerator, precision, timeout)
 
     @property
     def leads(self) -> bool:
@@ -199,6 +203,12 @@ class Runtime:
         """The most device memory this process has used so far, in GB; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else 0.0
 
+    def gpu(self) -> str | None:
+        """The UUID by which the driver knows this process's GPU; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+
     def heeding_signals(self) -> AbstractContextManager[None]:
         """Within, SIGTERM, SIGUSR1 and SIGINT are requests to stop at the next step."""
         return self._stop.heeded()
@@ -210,6 +220,29 @@ class Runtime:
         """
         return self._stop.agreed()
 
+    def heed(self) -> None:
+        """Raises Stopped, on every process in the same call, where `stop_requested` names a signal."""
+        if (name := self.stop_requested()) is not None:
+            raise Stopped(name)
+
+    @contextmanager
+    def watched(self, folder: Path, timeout_seconds: float) -> Iterator[None]:
+        """Within, a job in which nothing is `doing` for so long is ended, and who held it up is named.
+
+        `folder` is where each process leaves its signs of life.
+        """
+        with Watchdog(folder, self.rank, self.world, timeout_seconds) as watchdog:
+            self._watchdog = watchdog
+            try:
+                yield
+            finally:
+                self._watchdog = None
+
+    def doing(self, activity: str, step: int) -> None:
+        """Tell the watchdog what begins now. Called by all processes alike."""
+        if self._watchdog is not None:
+            self._watchdog.tell(activity, step)
+
     def end(self) -> None:
         """Leave the group of processes."""
         self._accelerator.end_training()
@@ -220,27 +253,30 @@ class Runtime:
 class _StopRequest:
     """A flag that signal handlers raise, and its maximum over the processes, one step late."""
 
-    def __init__(self, world: int) -> None:
+    def __init__(self, world: int, timeout: timedelta) -> None:
         self._raised = 0
-        self._exchange = partial(_Maximum, dist.new_group(backend="gloo")) if world > 1 else _Alone
+        self._answered = False
+        self._exchange = (
+            partial(_Maximum, dist.new_group(backend="gloo", timeout=timeout)) if world > 1 else _Alone
+        )
         self._pending: _Maximum | _Alone | None = None
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        def raise_flag(number: int, _: FrameType | None) -> None:
-            self._raised = max(self._raised, number)
-
-        former = {number: signal.signal(number, raise_flag) for number in STOP_SIGNALS}
-        try:
+        """Note signals. One that came too late to be agreed upon means in the end what it meant before."""
+        with noting(self._note):
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        if self._raised and not self._answered:
+            signal.raise_signal(self._raised)
 
     def agreed(self) -> str | None:
         answer = self._pending.result() if self._pending else 0
         self._pending = self._exchange(self._raised)
+        self._answered = self._answered or bool(answer)
         return signal.Signals(answer).name if answer else None
+
+    def _note(self, number: int) -> None:
+        self._raised = max(self._raised, number)
 
 
 class _Alone:

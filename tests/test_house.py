@@ -25,7 +25,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "reid.collectives": (),
     "reid.machine": (),
     "reid.terminal": (),
-    "reid.runtime": ("reid.collectives", "reid.types"),
+    "reid.signals": (),
+    "reid.watchdog": (),
+    "reid.runtime": ("reid.collectives", "reid.signals", "reid.watchdog", "reid.types"),
     "reid.data": ("reid.types",),
     "reid.model": ("reid.types",),
     "reid.evaluation": (
@@ -43,6 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reid.data",
         "reid.model",
         "reid.runtime",
+        "reid.signals",
         "reid.machine",
         "reid.terminal",
         "reid.config",
@@ -60,10 +63,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reid.data",
         "reid.tracking",
         "reid.config",
+        "reid.signals",
         "reid.types",
     ),
     "reid.__main__": ("reid.cli",),
-    "preprocess": ("reid.data.manifest", "reid.data.shards", "reid.types"),
+    "preprocess": ("reid.data.manifest", "reid.data.shards", "reid.data.ustar", "reid.types"),
 }
 
 # Libraries that live in one place only.
@@ -91,7 +95,7 @@ RANK_WORDS = {
     "get_rank",
     "num_processes",
 }
-METRIC = re.compile(r"(train|mean|speed|gpu|health|infrared_to_visible|visible_to_infrared)/(\w+)?")
+METRIC = re.compile(r"(train|mean|speed|gpu|system|health|infrared_to_visible|visible_to_infrared)/(\w+)?")
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 PRINTING_MODULES = {"reid.cli", "reid.__main__", "preprocess.__main__"}
 

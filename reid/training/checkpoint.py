@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -47,12 +48,23 @@ class Snapshot:
     momentum: dict[str, Tensor]
     state: dict[str, Any] = field(default_factory=dict)
 
+    def copied(self) -> "Snapshot":
+        """The same in memory of its own, on the CPU: training goes on without changing it."""
+        weights, momentum = (
+            {
+                name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+                for name, tensor in part.items()
+            }
+            for part in (self.weights, self.momentum)
+        )
+        return Snapshot(self.step, weights, momentum, self.state)
+
 
 def publish(folder: Path, snapshot: Snapshot) -> Path:
     """Write `snapshot` below `folder` and return where it lies.
 
     Until the last rename the former checkpoints are the only ones. What interrupted writers left is removed first: a
-    folder has one writer. Raises OSError with what is needed if the disk is full.
+    folder has one writer. Raises OSError saying what is needed if the disk is full.
     """
     target = place(folder, snapshot.step)
     partial = folder / f"{PARTIAL}{snapshot.step:08d}-{os.getpid()}"
@@ -60,8 +72,8 @@ def publish(folder: Path, snapshot: Snapshot) -> Path:
     for left in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(left)
     _require_space(folder, snapshot)
-    partial.mkdir()
     try:
+        partial.mkdir()
         _write(partial / WEIGHTS, snapshot.weights)
         _write(partial / MOMENTUM, snapshot.momentum)
         state = {"format": FORMAT, "step": snapshot.step, **snapshot.state}
@@ -73,9 +85,12 @@ def publish(folder: Path, snapshot: Snapshot) -> Path:
         if target.exists():
             shutil.rmtree(target)  # damaged, or of a run that was started over
         partial.rename(target)
-    except BaseException:
+    except (OSError, SafetensorError) as error:  # the latter is what the library makes of a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        raise OSError(
+            f"{target}: this checkpoint could not be written ({error}); the former ones are untouched. Make room and start "
+            "again with --resume"
+        ) from error
     _sync(folder)
     return target
 
@@ -99,9 +114,13 @@ def verify(checkpoint: Path) -> None:
             raise DamagedCheckpointError(f"{path}: expected {expected}, found {found}")
 
 
-def load(checkpoint: Path) -> Snapshot:
-    """Verify and read a checkpoint onto the CPU. Raises DamagedCheckpointError, or ValueError for another format."""
-    verify(checkpoint)
+def load(checkpoint: Path, *, verified: bool = False) -> Snapshot:
+    """Verify and read a checkpoint onto the CPU. One that `newest` has found here is `verified`.
+
+    Raises DamagedCheckpointError, or ValueError for another format.
+    """
+    if not verified:
+        verify(checkpoint)
     state = json.loads((checkpoint / STATE).read_text())
     if state.pop("format") != FORMAT:
         raise ValueError(
@@ -151,10 +170,7 @@ def digest(checkpoint: Path) -> str:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, path)
-    except SafetensorError as error:  # what the library makes of a full disk
-        raise OSError(f"{path}: {error}; the former checkpoints are untouched") from error
+    save_file(plain, path)
 
 
 def _measure(path: Path) -> dict[str, Any]:
