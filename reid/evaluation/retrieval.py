@@ -9,8 +9,9 @@ vectors come back in the order of the rows, each exactly once.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -76,19 +77,24 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores a network on the test rows of a data set. Every process calls the same methods, and all get the same."""
+    """Scores a network on the test rows of a data set. Every process calls the same methods, and all get the same.
+
+    `on_round` is called again and again while the work lasts, equally often by all processes, and may raise.
+    """
 
     network: Network
     manifest: Manifest
     protocol: Protocol
     runtime: Runtime
     num_workers: int = 0
+    on_round: Callable[[], None] = lambda: None
 
     def evaluate(self) -> Evaluation:
         """Both directions. Raises ValueError if there is no query or no gallery."""
         query, gallery = (self._side(role) for role in (Role.QUERY, Role.GALLERY))
         evaluation = Evaluation({}, query, gallery)
         for direction in Direction:
+            self.on_round()
             scores = self._score(*evaluation.sides(direction)) if self.runtime.leads else None
             shared = self.runtime.agree(scores)
             assert shared is not None
@@ -100,12 +106,14 @@ class Evaluator:
         order = np.argsort(self.manifest.modality[rows], kind="stable")  # a batch goes through one stem
         was_training = self.network.training
         self.network.eval()
-        vectors = [
-            self._embed_one(modality, rows[order][self.manifest.modality[rows[order]] == modality])
-            for modality in Modality
-            if (self.manifest.modality[rows] == modality).any()
-        ]
-        self.network.train(was_training)
+        try:
+            vectors = [
+                self._embed_one(modality, rows[order][self.manifest.modality[rows[order]] == modality])
+                for modality in Modality
+                if (self.manifest.modality[rows] == modality).any()
+            ]
+        finally:
+            self.network.train(was_training)
         return torch.cat(vectors)[torch.from_numpy(np.argsort(order))]
 
     def _side(self, role: Role) -> Embedded:
@@ -120,16 +128,20 @@ class Evaluator:
     def _embed_one(self, modality: Modality, rows: NDArray[np.int64]) -> Tensor:
         """Rows (N,) of one modality -> their vectors (N, D): a share of the batches here, the rest elsewhere."""
         size = self.protocol.batch_clips
-        batches = self.runtime.share(-(-len(rows) // size))
+        num_batches = -(-len(rows) // size)
+        batches = self.runtime.share(num_batches)
         mine = rows[batches.start * size : batches.stop * size]
         stream = test_clips(
             self.manifest, mine, shape=self.protocol.shape, batch_size=size, num_workers=self.num_workers
         )
         vectors = []
         with stream, torch.inference_mode(), self.runtime.autocast():
-            for _, clips in stream:
-                pixels = normalise(clips.to(self.runtime.device)).to(self.runtime.dtype)
-                vectors.append(self.network.embed(pixels, modality, self.protocol.embedding).float().cpu())
+            for _ in range(-(-num_batches // self.runtime.world)):  # who has a batch less goes round as often
+                self.on_round()
+                for _, clips in islice(stream, 1):
+                    pixels = normalise(clips.to(self.runtime.device)).to(self.runtime.dtype)
+                    found = self.network.embed(pixels, modality, self.protocol.embedding)
+                    vectors.append(found.float().cpu())
         return self.runtime.concatenate(torch.cat(vectors) if vectors else None)
 
     def _score(self, query: Embedded, gallery: Embedded) -> Retrieval:
