@@ -193,6 +193,8 @@ class Engine(_Section):
     """Iterations between two checkpoints; there is one after every evaluation too."""
     keep_checkpoints: int = Field(2, ge=2)
     """Newest checkpoints that are kept."""
+    hang_timeout_seconds: float = Field(600, gt=1)
+    """A job that stands still for so long is ended, and who held it up is named."""
 
 
 class Tracking(_Section, hide_input_in_errors=True):

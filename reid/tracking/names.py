@@ -24,6 +24,12 @@ class Metric(StrEnum):
     DATA_WAIT_FRACTION = "speed/data_wait_fraction"
     EVALUATION_SECONDS = "speed/eval_seconds"
     GPU_MEMORY_GB = "gpu/memory_gb_max"
+    CPU_PERCENT = "system/cpu_percent"
+    MEMORY_PERCENT = "system/memory_percent"
+    RESIDENT_GB = "system/resident_gb"
+    GPU_PERCENT = "system/gpu_percent"
+    GPU_MEMORY_PERCENT = "system/gpu_memory_percent"
+    GPU_WATTS = "system/gpu_watts"
     NONFINITE = "health/nonfinite"
     GRADIENT_SCALE = "health/grad_scale"
     RESUME_MISMATCH = "health/resume_mismatch"
@@ -54,7 +60,7 @@ def mean_inverse_penalty(direction: Direction) -> str:
 
 def is_repeatable(metric: str) -> bool:
     """Whether a resumed run should see the same value again. Speed, memory and health belong to the machine."""
-    return not metric.startswith(("speed/", "gpu/", "health/"))
+    return not metric.startswith(("speed/", "gpu/", "system/", "health/"))
 
 
 class Param(StrEnum):
@@ -96,15 +102,16 @@ class Tag(StrEnum):
     CONFIG_SHA = "config_sha256"
     SYNTHETIC = "synthetic"
     SLURM_JOB = "slurm_job"
+    SLURM_NODES = "slurm_nodes"
+    SLURM_RESTARTS = "slurm_restarts"
     RESTARTS = "restarts"
     HOST = "host"
     DRIVER = "driver"
-    STAGE = "stage"
     LAST_CHECKPOINT = "last_checkpoint"
     HEARTBEAT = "heartbeat"
-    ABLATION = "ablation"
-    SWEEP = "sweep"
     ENDED_BY = "ended_by"
+    ACCEPTED_CHANGES = "accepted_changes"
+    UNDRAWN = "undrawn"
 
 
 def changed(param: str) -> str:
