@@ -53,6 +53,8 @@ class EvaluateArguments:
     """A checkpoint, or the folder of a run: then its newest valid checkpoint."""
     root: str | None = None
     """Packed data set, if not the one the run was trained on."""
+    cache: Path | None = None
+    """Folder on this machine for copies of shards, if not the run's `data.cache`; it is made if it is not there."""
     embedding: Embedding | None = None
     """What is compared, if not what the run compared."""
     num_workers: int | None = None
@@ -100,16 +102,17 @@ class RunsArguments:
 def train(arguments: Sequence[str]) -> int:
     base, rest = _base(arguments)
     chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
-    from reid.report import album, tables
+    from reid.report import album, plates, tables
+    from reid.training.review import batch_of
     from reid.training.run import Scored
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        name = chosen.run.resolve().name
-        folder, synthetic = chosen.run / "pictures", scored.manifest.synthetic
-        drawn = album.write(folder, scored.evaluation, scored.manifest, scored.protocol, name)
-        drawn += album.write_curves(folder, chosen.run, synthetic=synthetic)
-        return drawn, tables.results(scored.evaluation.results, **scored.labels).markdown()
+        found = album.Found(scored.evaluator, scored.evaluation)
+        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
+        drawn = plates.kept(found, seen, chosen.run, chosen.run.resolve().name)
+        description = tables.results(scored.evaluation.results, **scored.labels).markdown()
+        return plates.saved(drawn, chosen.run / "pictures"), description
 
     scored = run_training(chosen.config, chosen.run, publish, resume=chosen.resume)
     if scored is None:
@@ -126,7 +129,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
     changes: dict[str, dict[str, Any]] = {
-        "data": {"root": chosen.root, "num_workers": chosen.num_workers},
+        "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
         "evaluation": {"embedding": chosen.embedding},
         "engine": {"device": chosen.device},
     }

@@ -32,13 +32,21 @@ REMEDY_OF_COPY = "It is a copy: remove it, and it is made again."
 class ShardCache:
     """Copies of shards in `folder`, of at most `gigabytes` together. The folder is made if it is not there.
 
-    Raises ValueError for a folder that others can write to: whoever can place a copy decides what is learned.
+    Raises ValueError where it cannot be made, and if others can write to it: whoever can place a copy decides what is
+    learned.
     """
 
     def __init__(self, folder: Path, gigabytes: float) -> None:
         self.folder = Path(folder)
         self._most = int(gigabytes * GIGABYTE)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{self.folder}: the folder for copies of shards cannot be made on this machine: {error.strerror}. Name "
+                "another one, on a fast disk, or leave the cache away."
+            ) from error
+        log.info("shards are copied to %s when they are needed, at most %g GB", self.folder, gigabytes)
         found = self.folder.stat()
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError(

@@ -72,7 +72,8 @@ def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Sc
     """
     manifest = open_data(config)
     place = manifest.place.resolve() if isinstance(manifest.place, Path) else manifest.place
-    config = configuration.changed(config, {"data": {"root": place}})  # found again from any folder
+    cache = config.data.cache and config.data.cache.resolve()
+    config = configuration.changed(config, {"data": {"root": place, "cache": cache}})  # found from any folder
     runtime = _runtime(config)
     try:
         return _train(config, folder, manifest, runtime, publish, resume=resume)
@@ -124,7 +125,9 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
     try:
         manifest = open_data(config)
     except ValueError as error:
-        raise ValueError(f"{error}\nIf the data set has moved, name its folder with --root.") from error
+        raise ValueError(
+            f"{error}\nWhat lies elsewhere on this machine than where the run was trained is named with --root and --cache."
+        ) from error
     runtime = _runtime(config)
     try:
         network = build.network(config, snapshot.state["num_identities"])

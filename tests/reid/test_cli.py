@@ -240,6 +240,20 @@ def test_a_checkpoint_is_scored_as_json_or_as_a_table(finished, packed, capsys):
     assert "global embedding" in printed.replace("\n", " ")
 
 
+def test_a_checkpoint_is_scored_through_a_cache_that_is_made_where_it_can(finished, tmp_path, capsys):
+    assert main(["evaluate", "--checkpoint", str(finished), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    cache = tmp_path / "local" / "cache"
+    assert main(["evaluate", "--checkpoint", str(finished), "--json", "--cache", str(cache)]) == 0
+    assert json.loads(capsys.readouterr().out) == scores
+    assert list(cache.glob("*.tar"))
+    (tmp_path / "file").touch()
+    assert main(["evaluate", "--checkpoint", str(finished), "--cache", str(tmp_path / "file" / "cache")]) == 2
+    told = capsys.readouterr().err
+    assert "the folder for copies of shards cannot be made on this machine: Not a directory" in told
+    assert "named with --root and --cache" in told
+
+
 def test_a_damaged_checkpoint_is_a_message_and_exit_code_2(finished, tmp_path, capsys):
     damaged = shutil.copytree(finished / "checkpoints" / "step-00000002", tmp_path / "damaged")
     (damaged / "state.json").write_text("{}")

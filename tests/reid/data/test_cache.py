@@ -232,6 +232,15 @@ def test_a_full_disk_is_an_error_that_says_so(remote, local):
     assert copies(local) == set()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
+        with pytest.raises(
+            ValueError, match=f"^{folder}: the folder for copies .* Name another one, on a fast disk"
+        ):
+            ShardCache(folder, 1.0)
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_folder_that_others_can_write_to_is_refused(tmp_path, mode):
     (tmp_path / "open").mkdir()
