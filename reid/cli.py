@@ -102,17 +102,16 @@ class RunsArguments:
 def train(arguments: Sequence[str]) -> int:
     base, rest = _base(arguments)
     chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
-    from reid.report import album, plates, tables
-    from reid.training.review import batch_of
+    from reid.report import album, tables
     from reid.training.run import Scored
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        found = album.Found(scored.evaluator, scored.evaluation)
-        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
-        drawn = plates.kept(found, seen, chosen.run, chosen.run.resolve().name)
-        description = tables.results(scored.evaluation.results, **scored.labels).markdown()
-        return plates.saved(drawn, chosen.run / "pictures"), description
+        name = chosen.run.resolve().name
+        folder, synthetic = chosen.run / "pictures", scored.manifest.synthetic
+        drawn = album.write(folder, scored.evaluation, scored.manifest, scored.protocol, name)
+        drawn += album.write_curves(folder, chosen.run, synthetic=synthetic)
+        return drawn, tables.results(scored.evaluation.results, **scored.labels).markdown()
 
     scored = run_training(chosen.config, chosen.run, publish, resume=chosen.resume)
     if scored is None:
