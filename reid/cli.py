@@ -57,6 +57,10 @@ class EvaluateArguments:
     """Folder on this machine for copies of shards, if not the run's `data.cache`; it is made if it is not there."""
     embedding: Embedding | None = None
     """What is compared, if not what the run compared."""
+    all_clips: bool = False
+    """Compare the mean of all clips of a tracklet instead of one."""
+    rerank: bool = False
+    """Order answers by k-reciprocal re-ranking instead of by cosine."""
     num_workers: int | None = None
     """Worker processes that read and decode, if not as many as in training."""
     device: Literal["auto", "cpu"] | None = None
@@ -129,7 +133,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
     changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
-        "evaluation": {"embedding": chosen.embedding},
+        "evaluation": {
+            "embedding": chosen.embedding,
+            "all_clips": chosen.all_clips or None,
+            "rerank": chosen.rerank or None,
+        },
         "engine": {"device": chosen.device},
     }
     scored = run_evaluation(path, configuration.changed(config, changes), snapshot)

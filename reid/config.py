@@ -176,6 +176,10 @@ class Evaluation(_Section):
     """What is compared [A20]."""
     drop_same_camera: bool = True
     """Leave gallery items of the query's identity and camera out, as the protocol says."""
+    all_clips: bool = False
+    """Compare the mean of all clips of a tracklet instead of one. Not the protocol of the field."""
+    rerank: bool = False
+    """Order answers by k-reciprocal re-ranking instead of by cosine. Not the protocol of the field."""
 
 
 class Engine(_Section):

@@ -120,4 +120,6 @@ def protocol(config: Config) -> Protocol:
         embedding=embedding,
         drop_same_camera=config.evaluation.drop_same_camera,
         batch_clips=config.evaluation.batch_clips,
+        all_clips=config.evaluation.all_clips,
+        rerank=config.evaluation.rerank,
     )

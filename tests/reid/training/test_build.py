@@ -98,7 +98,13 @@ def test_triplets_are_mined_over_all_processes_or_in_each(pair, tiny):
 def test_clips_augmentation_and_protocol_follow_their_keys(tiny, packed):
     config = tiny(
         data={"padding": 3, "flip": 0.25, "grey": 0.75, "augment_per_frame": True, "minimum_frames": 14},
-        evaluation={"embedding": "both", "drop_same_camera": False, "batch_clips": 5},
+        evaluation={
+            "embedding": "both",
+            "drop_same_camera": False,
+            "batch_clips": 5,
+            "all_clips": True,
+            "rerank": True,
+        },
     )
     assert tuple(build.clip_shape(config)) == (3, 32, 16)
     augmentation = build.augmentation(config)
@@ -111,6 +117,7 @@ def test_clips_augmentation_and_protocol_follow_their_keys(tiny, packed):
         5,
         build.clip_shape(config),
     )
+    assert (protocol.all_clips, protocol.rerank) == (True, True)
 
 
 def test_the_plan_draws_the_configured_batch_and_refuses_an_impossible_split(tiny, packed):
