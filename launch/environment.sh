@@ -4,6 +4,7 @@
 #
 #   launch/environment.sh                      then use .venv/bin/reid, or: source .venv/bin/activate
 #   PYTHON=python3.12 launch/environment.sh    with an interpreter of your choice
+#   launch/environment.sh --packages           without the project: the lower, large layer of docker/Dockerfile
 #
 # In order: find Python, decide which PIL this machine can have, compare with what .venv says it is, and only if that
 # differs: Debian packages (as root), virtual environment, locked packages, PIL, project, `pip check`.
@@ -103,11 +104,13 @@ obstacle_to_simd() {
     fi
 }
 
-# Prints what complete packages for this checkout on this machine would say of themselves.
+# Prints what complete packages for this checkout on this machine would say of themselves. What was built needs no
+# compiler any more: an image has none.
 wanted_packages() {
+    local simd='obstacle to pillow-simd: '
     printf 'root: %s\n' "$root"
     "$python" -c 'import sys; print("python:", sys.base_prefix, sys.version.replace("\n", " "))'
-    printf 'obstacle to pillow-simd: %s\n' "$(obstacle_to_simd)"
+    if cpu_has_avx2 && grep -qxs "$simd" "$venv/packages"; then echo "$simd"; else echo "$simd$(obstacle_to_simd)"; fi
     (cd "$root" && cksum requirements.lock launch/locks/*.lock launch/environment.sh launch/pillow_simd.py)
 }
 
@@ -115,7 +118,9 @@ wanted_project() { cksum <"$root/pyproject.toml"; }
 
 packages_are_ready() { [[ -n $python && -f $venv/packages ]] && cmp -s <(wanted_packages) "$venv/packages"; }
 
-is_ready() { packages_are_ready && cmp -s <(wanted_project) "$venv/project"; }
+project_is_ready() { [[ $project == unwanted ]] || cmp -s <(wanted_project) "$venv/project"; }
+
+is_ready() { packages_are_ready && project_is_ready; }
 
 # --- What is made -----------------------------------------------------------------------------------------------------
 
@@ -220,6 +225,12 @@ make_packages() {
     wanted_packages >"$venv/packages"
 }
 
+project=wanted
+case $* in
+"") ;;
+--packages) project=unwanted ;;
+*) stop "expected --packages or nothing, found: $*" ;;
+esac
 python=$(find_python)
 if ! is_ready; then
     exec {queue}<"$root/launch" # a lock on the folder: callers at the same time wait for the first
