@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 import struct
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,8 +25,10 @@ from preprocess.options import Check, Size
 from reid.data.shards import LARGEST_FRAME, MOST_PIXELS
 
 MOST_SCANS = 100  # a progressive JPEG has about ten; each scan costs a pass over all pixels
-SCAN, PROGRESSIVE, APP1 = b"\xff\xda", b"\xff\xc2", b"\xff\xe1"
+SCAN, PROGRESSIVE, APP1 = 0xFFDA, 0xFFC2, 0xFFE1
 COLOURS = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}
+
+_SEGMENT = struct.Struct(">HH")
 
 Pixels = NDArray[np.uint8]
 
@@ -70,22 +71,27 @@ def read_header(data: bytes) -> Header:
         )
     if colour not in COLOURS:
         raise PictureError(f"a {colour} picture; convert it to RGB or grey first")
-    segments = list(_segments(data))
-    if any(marker == PROGRESSIVE for marker, _ in segments) and data.count(SCAN) > MOST_SCANS:
+    segments = _segments(data)
+    markers = dict(segments)
+    if PROGRESSIVE in markers and data.count(SCAN.to_bytes(2)) > MOST_SCANS:
         raise PictureError(f"more than {MOST_SCANS} scans: made to keep decoders busy")
-    has_exif = any(data.startswith(b"Exif\0\0", place + 4) for marker, place in segments if marker == APP1)
+    has_exif = APP1 in markers and any(
+        data.startswith(b"Exif\0\0", place + 4) for marker, place in segments if marker == APP1
+    )
     return Header(Size(height, width), colour, _orientation(data) if has_exif else 1)
 
 
-def _segments(data: bytes) -> Iterator[tuple[bytes, int]]:
+def _segments(data: bytes) -> list[tuple[int, int]]:
     """Marker and place of every segment before the first scan."""
+    segments = []
     place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place : place + 2]
-        if marker == SCAN:
-            return
-        yield marker, place
-        place += 1 if marker == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    while place + 4 <= len(data):
+        marker, length = _SEGMENT.unpack_from(data, place)
+        if marker == SCAN or marker < 0xFF00:
+            break
+        segments.append((marker, place))
+        place += 1 if marker == 0xFFFF else 2 + length
+    return segments
 
 
 def _orientation(data: bytes) -> int:

@@ -17,10 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
-
-from webdataset import TarWriter
 
 from preprocess import buptcampus, vcm, workers
 from preprocess.images import Picture, PictureError, Resizer, keep
@@ -35,11 +33,12 @@ from preprocess.plan import (
 )
 from preprocess.progress import Progress, Show, hidden
 from preprocess.publish import sync, whole_file, write_whole
-from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, is_finished
+from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, read_finished
 from preprocess.seal import seal
 from preprocess.tree import BadTreeError
 from reid.data.manifest import DESCRIPTION, read_description
-from reid.data.shards import BLOCK, LARGEST_FRAME, archive_size, frame_member, padded
+from reid.data.shards import LARGEST_FRAME, frame_members
+from reid.data.ustar import BLOCK, archive_size, member, padded
 
 READ_AHEAD = 64
 
@@ -137,10 +136,11 @@ def _write(plan: Plan, shards: list[PlannedShard], stage: Path, num_workers: int
 def _write_shard(plan: Plan, folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> bool:
     """Write one shard and its sidecar; False if they are there already."""
     tar = folder / shard.name
-    if is_finished(tar, plan.id):
+    if read_finished(tar, plan.id):
         advance(plan.num_frames_of(shard))
         return False
-    with whole_file(tar) as file, _Contents(plan, shard, file) as contents:
+    with whole_file(tar) as file:
+        contents = _Contents(plan, shard, file)
         frames = _read_ahead(
             plan.root, [frame for each in plan.tracklets_of(shard) for frame in each.tracklet.frames]
         )
@@ -161,46 +161,34 @@ class _Contents:
         self._number = plan.shards.index(shard)
         self._file = file
         self._digest = hashlib.sha256()
-        self._tar = TarWriter(self, user="", group="", mode=0o444, mtime=0, encoder=False, compress=False)
         self._prepare = _preparation(plan.options)
         self._records: list[TrackletRecord] = []
         self._skipped: list[tuple[str, str]] = []
         self._position = 0
-        self._is_abandoned = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """A tar that was not ended would write its end when it is forgotten, into a file that is closed by then."""
-        self._is_abandoned = True
-        self._tar.close()
-
-    def write(self, data: bytes) -> int:
-        """What the tar writer calls."""
-        if self._is_abandoned:
-            return len(data)
-        self._digest.update(data)
-        return self._file.write(data)
 
     def add(self, planned: PlannedTracklet, frames: Iterator[bytes]) -> None:
         """Take the frames of a tracklet from `frames`, and put them in as one sample."""
-        pictures = dict(self._pictures(planned, frames))
+        pictures = list(self._pictures(planned, frames))
         if not pictures:
             return
-        start = self._position
-        self._add_member(f"{planned.key}.json", planned.description(len(pictures)))
-        places = [
-            self._add_member(frame_member(planned.key, index, len(pictures)), picture.data)
-            for index, picture in enumerate(pictures.values())
-        ]
-        self._records.append(self._record(planned, pictures, start, places))
+        description = planned.description(len(pictures))
+        pieces = [*member(f"{planned.key}.json", description)]
+        position = self._position + BLOCK + padded(len(description))
+        records = []
+        members = frame_members(planned.key, len(pictures))
+        for (name, picture), member_name in zip(pictures, members, strict=True):
+            data = picture.data
+            pieces += member(member_name, data)
+            records.append(FrameRecord(name, position + BLOCK, len(data), crc32(data)))
+            position += BLOCK + padded(len(data))
+        self._records.append(self._record(planned, [picture for _, picture in pictures], records, position))
+        self._write(b"".join(pieces))
+        assert self._position == position
 
     def close(self) -> ShardRecord:
         """End the tar. Raises RuntimeError if it is not what was planned: the tree has changed meanwhile."""
-        self._tar.close()
-        nbytes, shard = self._file.tell(), self._shard
-        assert nbytes == archive_size(self._position)
+        nbytes, shard = archive_size(self._position), self._shard
+        self._write(bytes(nbytes - self._position))
         if shard.nbytes not in (None, nbytes):
             raise RuntimeError(
                 f"{shard.name}: planned with {shard.nbytes:,} bytes, but its pictures take {nbytes:,}: the raw tree "
@@ -230,23 +218,16 @@ class _Contents:
                     raise BadTreeError(f"{where}: {error}") from error
                 self._skipped.append((name, str(error)))
 
-    def _add_member(self, name: str, data: bytes) -> tuple[int, int, int]:
-        """Offset, size and crc of a member's content."""
-        key, _, extension = name.partition(".")
-        self._tar.write({"__key__": key, extension: data})
-        offset = self._position + BLOCK
-        self._position = offset + padded(len(data))
-        return offset, len(data), crc32(data)
+    def _write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+        self._position += len(data)
 
     def _record(
-        self,
-        planned: PlannedTracklet,
-        pictures: dict[str, Picture],
-        start: int,
-        places: list[tuple[int, int, int]],
+        self, planned: PlannedTracklet, pictures: list[Picture], frames: list[FrameRecord], end: int
     ) -> TrackletRecord:
         tracklet = planned.tracklet
-        sizes = {picture.size for picture in pictures.values()}
+        sizes = {picture.size for picture in pictures}
         height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
         return TrackletRecord(
             key=planned.key,
@@ -260,12 +241,12 @@ class _Contents:
             source=tracklet.source,
             row=tracklet.row,
             shard=self._number,
-            offset=start,
-            nbytes=self._position - start,
+            offset=self._position,
+            nbytes=end - self._position,
             width=width,
             height=height,
-            is_gray=all(picture.is_gray for picture in pictures.values()),
-            frames=tuple(FrameRecord(name, *place) for name, place in zip(pictures, places, strict=True)),
+            is_gray=all(picture.is_gray for picture in pictures),
+            frames=tuple(frames),
         )
 
 
@@ -296,5 +277,12 @@ def _read_ahead(root: Path, frames: list[str]) -> Iterator[bytes]:
 
 
 def _read(descriptor: int) -> bytes:
-    with open(descriptor, "rb") as file:
-        return file.read(LARGEST_FRAME + 1)
+    """A whole file, but no more than is needed to see that it is larger than a frame may be."""
+    try:
+        size = min(os.fstat(descriptor).st_size, LARGEST_FRAME + 1)
+        data = os.read(descriptor, size)
+        while len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,8 @@ from preprocess.options import BadFrames, Mode, Options, Order
 from preprocess.publish import write_whole
 from preprocess.tree import BadTreeError, Tree
 from reid.data.manifest import VERSION
-from reid.data.shards import BLOCK, LARGEST_FRAME, archive_size, padded, sample_json
+from reid.data.shards import LARGEST_FRAME, sample_json
+from reid.data.ustar import BLOCK, archive_size, padded
 from reid.types import Split, Tracklet
 
 PLAN_FILE = "plan.json"

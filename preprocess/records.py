@@ -114,13 +114,13 @@ def _tracklet(read: dict[str, Any]) -> TrackletRecord:
     return TrackletRecord(**read)
 
 
-def is_finished(tar: Path, plan: str) -> bool:
-    """Whether a shard of this plan is there, with its sidecar, which is published after it."""
+def read_finished(tar: Path, plan: str) -> ShardRecord | None:
+    """The record of a shard of this plan, if it is there with its sidecar, which is published after it."""
     sidecar = tar.with_suffix(".json")
     if not (sidecar.is_file() and tar.is_file()):
-        return False
+        return None
     record = ShardRecord.read(sidecar)
-    return record.plan == plan and record.nbytes == tar.stat().st_size
+    return record if (record.plan, record.nbytes) == (plan, tar.stat().st_size) else None
 
 
 def write_tables(root: Path, shards: Iterable[ShardRecord]) -> None:

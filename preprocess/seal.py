@@ -1,6 +1,6 @@
 """The end of a pack: written shards -> tables -> `dataset.json`, which makes them a data set.
 
-    shards on disk -> read back, compared with their sidecars -> sidecars in order -> tables -> counts -> dataset.json
+    sidecars in order -> tables -> every shard read back, compared with the tables -> counts -> dataset.json
 
 Everything here can be done again: a pack that was killed while sealing is sealed from the beginning.
 """
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from preprocess import workers
-from preprocess.plan import PLAN_FILE, Plan, PlannedShard, decisive
+from preprocess.plan import PLAN_FILE, Plan, decisive
 from preprocess.progress import Progress
 from preprocess.publish import sweep, sync, write_whole
-from preprocess.records import ShardRecord, describe, is_finished, write_tables
+from preprocess.records import ShardRecord, describe, read_finished, write_tables
 from preprocess.statistics import count, differences
 from preprocess.tree import Tree
 from preprocess.vcm import DATASET
-from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description, sha256
+from preprocess.verify import content_damage
+from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +30,9 @@ def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progre
 
     `progress` hears (shards read back, of all). Raises ValueError if shards are missing, and RuntimeError if one is not on disk as it was written.
     """
-    folder = stage / "shards"
     sweep(stage)
-    missing = [shard.name for shard in plan.shards if not is_finished(folder / shard.name, plan.id)]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(plan.shards)} shards are not written yet, the first is {missing[0]}. Run the "
-            "parts that write them, then seal again."
-        )
-    log.info("reading %d shards back", len(plan.shards))
-    check, total = partial(_check_shard, folder), len(plan.shards)
-    for _ in workers.run(check, plan.shards, num_workers, lambda done: progress(done, total)):
-        pass
-    expected = {name for shard in plan.shards for name in (shard.name, f"{Path(shard.name).stem}.json")}
-    for path in folder.iterdir():
-        if path.name not in expected:
-            path.unlink()
     skipped: list[tuple[str, str]] = []
-    write_tables(stage, _records(folder, plan.shards, skipped))
+    write_tables(stage, _records(plan, stage / "shards", skipped))
     for table in TABLES:
         sync(stage / table)
     sync((stage / TABLES[0]).parent)
@@ -64,7 +50,10 @@ def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progre
             "synthesis": tree.synthesis,
         },
     }
-    counted = count(Manifest(stage, {**fields, "counts": {}}, digest=""))
+    manifest = Manifest(stage, {**fields, "counts": {}}, digest="")
+    _read_back(manifest, num_workers, progress)
+    _remove_strangers(stage / "shards", plan)
+    counted = count(manifest)
     published = tree.dataset == DATASET
     fields["source"]["differences"] = (
         differences(counted, tree, plan.options.minimum_frames) if published else []
@@ -74,23 +63,44 @@ def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progre
     return read_description(stage)[0]
 
 
-def _check_shard(folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> None:
+def _records(plan: Plan, folder: Path, skipped: list[tuple[str, str]]) -> Iterator[ShardRecord]:
+    """The records of all shards, in order; skipped frames are added to `skipped` on the way."""
+    missing = []
+    for shard in plan.shards:
+        record = read_finished(folder / shard.name, plan.id)
+        if record is None:
+            missing.append(shard.name)
+        elif not missing:
+            skipped += record.skipped
+            yield record
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(plan.shards)} shards are not written yet, the first is {missing[0]}. Run the "
+            "parts that write them, then seal again."
+        )
+
+
+def _read_back(manifest: Manifest, num_workers: int, progress: Progress) -> None:
+    log.info("reading %d shards back", len(manifest.shards))
+    total = len(manifest.shards)
+    check = partial(_check_shard, manifest)
+    for _ in workers.run(check, range(total), num_workers, lambda done: progress(done, total)):
+        pass
+
+
+def _check_shard(manifest: Manifest, number: int, advance: Callable[[int], None]) -> None:
     """Compare what lies on disk with what was written. A shard that differs is forgotten, and an error."""
-    sidecar = (folder / shard.name).with_suffix(".json")
-    if sha256(folder / shard.name) != ShardRecord.read(sidecar).sha256:
-        sidecar.unlink()
+    for damage in content_damage(manifest, number, False, lambda _: None):
+        manifest.shards[number].path.with_suffix(".json").unlink()
         raise RuntimeError(
-            f"{folder / shard.name}: what lies on disk is not what was written. Check the disk, and run the same "
-            "command again: it writes this shard anew."
+            f"{manifest.root / damage.file}: what lies on disk is not what was written: byte {damage.offset}, "
+            f"{damage.reason}. Check the disk, and run the same command again: it writes this shard anew."
         )
     advance(1)
 
 
-def _records(
-    folder: Path, shards: list[PlannedShard], skipped: list[tuple[str, str]]
-) -> Iterator[ShardRecord]:
-    """The records of the shards, in order; skipped frames are added to `skipped` on the way."""
-    for shard in shards:
-        record = ShardRecord.read((folder / shard.name).with_suffix(".json"))
-        skipped += record.skipped
-        yield record
+def _remove_strangers(folder: Path, plan: Plan) -> None:
+    expected = {name for shard in plan.shards for name in (shard.name, f"{Path(shard.name).stem}.json")}
+    for path in folder.iterdir():
+        if path.name not in expected:
+            path.unlink()

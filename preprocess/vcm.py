@@ -58,7 +58,10 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
     queries = read_queries(layout.info)
     rows = {split: read_rows(layout.info, split) for split in Split}
     names = {split: read_names(layout.info, split) for split in Split}
-    folders = {split: layout.pictures[split].relative_to(root) for split in Split}
+    folders = {
+        split: "".join(f"{part}/" for part in layout.pictures[split].relative_to(root).parts)
+        for split in Split
+    }
     mistakes = [*_query_mistakes(queries, rows[Split.TEST]), *_overlap_of_identities(rows)]
     for split in Split:
         mistakes += _range_mistakes(split, rows[split], names[split])
@@ -199,13 +202,13 @@ def _disorder(split: Split, rows: list[Row], names: list[Name]) -> Iterator[str]
         )
 
 
-def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], folder: Path) -> None:
+def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], folder: str) -> None:
     """Add the tracklet of a row, or the tracklets that `tree.mixed` makes of it. What is split off must be of the same
     identity and modality; frames of somebody else are left out.
     """
 
     def tracklet(identity: int, modality: Modality, camera: int, part: list[Name]) -> Tracklet:
-        frames = tuple((folder / name.path).as_posix() for name in part)
+        frames = tuple(f"{folder}{name.path}" for name in part)
         source = TRACK_FILES[split]
         return Tracklet(split, role, identity, modality, camera, part[0].tracklet, frames, source, row.number)
 

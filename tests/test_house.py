@@ -76,7 +76,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "torch.distributed": ("reid.runtime", "reid.collectives"),
     "mlflow": ("reid.tracking.mlflow",),
     "pyarrow": ("reid.data.manifest", "preprocess"),
-    "webdataset": ("reid.data.shards", "preprocess.pack"),
+    "webdataset": (),  # tests see that it reads our shards; nothing of ours needs it to write or read them
 }
 
 # Modules of formulas: what they may import that is not ours and not Python's own.
@@ -162,7 +162,7 @@ def knows_only_its_neighbours(source: Source) -> Iterator[str]:
 def keeps_libraries_at_home(source: Source) -> Iterator[str]:
     for name, (library, homes) in itertools.product(imported(source), HOMES.items()):
         if is_within(name, library) and not any(is_within(source.module, home) for home in homes):
-            yield f"imports {name}, which lives in {' and '.join(homes)}"
+            yield f"imports {name}, which lives in {' and '.join(homes) or 'tests'}"
 
 
 def formulas_are_pure(source: Source) -> Iterator[str]:
@@ -264,7 +264,7 @@ def test_a_broken_rule_is_noticed(rule: Rule, module: str, text: str) -> None:
         ),
         (
             "preprocess.pack",
-            '"""Pack."""\nfrom webdataset import TarWriter\nfrom reid.data.manifest import Manifest',
+            '"""Pack."""\nimport pyarrow.parquet as pq\nfrom reid.data.ustar import member',
         ),
         ("reid.tracking.names", '"""Names."""\nLOSS = "train/loss"'),
         ("reid.config", '"""Typed."""\nimport yaml\nyaml.safe_load("")'),

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from reid.data.manifest import Manifest, ShardInfo
 from reid.data.sources import REMEDY, ByteRanges, Place, SourceError, open_regular
+from reid.data.ustar import BLOCK, archive_size, member_header, padded
 from reid.types import Modality, Role, Split
 
-BLOCK = tarfile.BLOCKSIZE
 LARGEST_FRAME = 32 << 20  # bytes
 MOST_PIXELS = 16 << 20  # of a frame; a JPEG of a few hundred bytes may claim far more
 OPEN_SHARDS = 256
@@ -46,9 +46,10 @@ class DamagedFrameError(DamagedShardError):
     """The bytes of one frame are not what was packed, so its neighbours may still be sound."""
 
 
-def frame_member(key: str, index: int, num_frames: int) -> str:
-    """The name of a frame in a shard. Indices are padded to equal width, so names sort in the order of filming."""
-    return f"{key}.{index:0{max(3, len(str(num_frames - 1)))}d}.jpg"
+def frame_members(key: str, num_frames: int) -> list[str]:
+    """The names of frames in a shard. Indices are padded to equal width, so names sort in the order of filming."""
+    width = max(3, len(str(num_frames - 1)))
+    return [f"{key}.{index:0{width}d}.jpg" for index in range(num_frames)]
 
 
 def sample_json(
@@ -74,24 +75,6 @@ def sample_json(
         "num_frames": num_frames,
     }
     return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def member_header(name: str, size: int) -> bytes:
-    """The ustar header of a member of a shard: a read-only file of nobody, made at time zero. Raises if too long."""
-    info = tarfile.TarInfo(name)
-    info.size = size
-    info.mode = 0o444
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
-
-
-def padded(size: int) -> int:
-    """The bytes that a payload of `size` takes in a tar."""
-    return -size % BLOCK + size
-
-
-def archive_size(content: int) -> int:
-    """The bytes of a tar whose members, headers included, take `content`: two empty blocks, then whole records."""
-    return -(content + 2 * BLOCK) % tarfile.RECORDSIZE + content + 2 * BLOCK
 
 
 class ShardReader:
@@ -213,7 +196,7 @@ def sample_damage(manifest: Manifest, row: int, sample: bytes) -> Iterator[tuple
         if crc32(sample[position + BLOCK : end]) != checksum:
             yield start + position + BLOCK, f"the content of {name} has changed: its checksum is wrong"
         position += BLOCK + padded(size)
-        if any(sample[end:position]):
+        if sample[end:position].strip(b"\0"):
             yield start + end, f"the padding after {name} is not empty"
     if position != manifest.nbytes[row] or len(sample) != position:
         yield start, f"the tracklet takes {position} bytes, but {manifest.nbytes[row]} are recorded or there"
@@ -233,9 +216,8 @@ def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, int, int, int 
         num_frames=len(frames.size),
     )
     yield f"{key}.json", len(description), crc32(description), None
-    places = zip(frames.size.tolist(), frames.crc32.tolist(), frames.offset.tolist(), strict=True)
-    for index, (size, checksum, offset) in enumerate(places):
-        yield frame_member(key, index, len(frames.size)), size, checksum, offset
+    names = frame_members(key, len(frames.size))
+    yield from zip(names, frames.size.tolist(), frames.crc32.tolist(), frames.offset.tolist(), strict=True)
 
 
 def _header_damage(header: bytes, name: str, size: int) -> str:
