@@ -179,7 +179,7 @@ class Engine:
         """Score the network as it is, log the scores and write them to the run's folder."""
         evaluation = self.evaluator.evaluate()
         found = scores(evaluation)
-        self.tracker.metrics(self.step, found)
+        self.tracker.metrics(self.step, {**found, names.Metric.EVALUATION_SECONDS: seconds})
         if self.runtime.leads:
             path = self.folder / "evaluations" / f"step-{self.step:08d}.json"
             path.parent.mkdir(exist_ok=True)
@@ -227,7 +227,9 @@ class Engine:
         self.step = snapshot.step
 
     def publish(self, found: dict[str, float]) -> None:
+        began = time.monotonic()
         """Write a checkpoint with the scores `found` for it, if any, and forget the oldest.
+        seconds = time.monotonic() - began
 
         Raises NonFiniteError rather than keep weights that are spoilt.
         """

@@ -9,6 +9,7 @@ from typing import Protocol
 from reid.config import Config
 from reid.runtime import Runtime
 from reid.tracking import names
+from reid.tracking.gauges import Gauges
 
 LINE_SECONDS = 30.0
 
@@ -28,6 +29,7 @@ class Progress:
         self._config = config
         self._runtime = runtime
         self._batches = batches
+        self._gauges = Gauges(runtime.gpu())
         self._first = step
         self._began = self._told = time.monotonic()
         self._mark(step)
@@ -62,7 +64,9 @@ class Progress:
         self._noted = {name.rpartition("/")[2]: measured[name] for name in shown if name in measured}
 
     def speeds(self, step: int) -> dict[str, float]:
-        """Speeds since the last call: clips of all processes a second, ms a step, the part of it spent on waiting."""
+        """Since the last call: clips of all processes a second, ms a step, the part of it spent on waiting, and how busy
+        this machine was.
+        """
         steps = step - self._marked_step
         seconds = time.monotonic() - self._marked
         clips = 2 * self._config.data.num_identities * self._config.data.num_tracklets
@@ -75,6 +79,7 @@ class Progress:
             names.Metric.STEP_MS: 1000 * seconds / steps,
             names.Metric.DATA_WAIT_FRACTION: waited / seconds,
             names.Metric.GPU_MEMORY_GB: self._runtime.memory_gigabytes(),
+            **self._gauges.read(),
         }
 
     @contextmanager

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import logging
-import os
-import platform
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from reid.model.resnet import pretrained
 from reid.runtime import Runtime
 from reid.tracking import names
 from reid.tracking.tracker import SilentTracker, Status, Tracker
-from reid.training import build, checkpoint
+from reid.training import build, checkpoint, provenance
 from reid.training.checkpoint import Snapshot
 from reid.training.engine import Engine
 from reid.types import Role
@@ -116,8 +114,17 @@ def _train(
             pictures, description = publish(scored)
             for path in pictures:
                 tracker.artifact(path, names.Folder.PICTURES)
-            tracker.description(description)
-    return scored
+            tracker.description(f"{description}\n{_as_code(configuration.explanation(config))}")
+        except Exception as error:
+            log.exception("drawing failed")
+            failure = (
+                f"the run is complete, with its scores and {scored.checkpoint}, but its pictures could not be drawn "
+                f"({type(error).__name__}: {error}); the same command with --resume draws them again"
+            )
+            tracker.finish(Status.FINISHED)
+    told = runtime.agree(failure)
+    if told is not None:
+        raise RuntimeError(told) if runtime.leads else ToldElsewhereError(told)
 
 
 def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
@@ -220,15 +227,15 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     partial = folder / f".{RESOLVED}"
     partial.write_text(resolved)
     partial.replace(folder / RESOLVED)  # --resume reads it: never half of one
-    (folder / "difference.yaml").write_text(configuration.explanation(config))
+    difference = configuration.explanation(config)
+    (folder / "difference.yaml").write_text(difference)
+    (folder / "environment.txt").write_text(provenance.environment())
     tracker.params(_params(config, manifest, runtime))
     tracker.tags(
         {
             names.Tag.CONFIG_SHA: hashlib.sha256(resolved.encode()).hexdigest(),
             names.Tag.SYNTHETIC: manifest.synthetic,
-            names.Tag.HOST: platform.node(),
-            **_code_version(),
-            **({names.Tag.SLURM_JOB: job} if (job := os.environ.get("SLURM_JOB_ID")) else {}),
+            **provenance.tags(),
         }
     )
     for role in Role:
@@ -243,6 +250,7 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
     data, model, objective = config.data, config.model, config.objective
     return {
         names.Param.VARIANT: model.variant,
+    tracker.description(_as_code(difference))
         names.Param.RECIPE: config.schedule.recipe,
         names.Param.WEIGHTS: model.weights,
         names.Param.BACKBONE: model.backbone,
@@ -251,6 +259,11 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
         names.Param.LAMBDA3: objective.lambda3,
         names.Param.LEARNING_RATE: config.optimizer.learning_rate,
         names.Param.TRIPLET: config.triplet_distance,
+def _as_code(yaml: str) -> str:
+    """YAML as Markdown shows it."""
+    return f"```yaml\n{yaml}```\n"
+
+
         names.Param.IDENTITIES_PER_BATCH: data.num_identities,
         names.Param.TRACKLETS_PER_IDENTITY: data.num_tracklets,
         names.Param.FRAMES_PER_CLIP: data.clip_frames,
@@ -263,26 +276,6 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
         names.Param.DATASET: manifest.name,
         names.Param.DATASET_DIGEST: manifest.digest[:12],
     }
-
-
-def _code_version() -> dict[str, Any]:
-    """Commit and dirtiness of the checkout this code runs from; nothing where it is no checkout."""
-    here = Path(__file__).parent
-    try:
-        commit, status = (
-            subprocess.run(  # noqa: S603
-                ["git", "-C", str(here), *question],  # noqa: S607
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=10,
-            ).stdout
-            for question in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        log.debug("no version of the code is known: %s", error)
-        return {}
-    return {names.Tag.COMMIT: commit.strip(), names.Tag.DIRTY: bool(status.strip())}
 
 
 def _leave(signal: str, folder: Path, runtime: Runtime, tracker: Tracker) -> None:

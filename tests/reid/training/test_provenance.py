@@ -1,0 +1,38 @@
+"""reid/training/provenance.py: what a run comes from is told, and nothing else of the environment."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from reid.tracking import names
+from reid.training import provenance
+
+
+def test_the_code_is_named_by_its_commit():
+    found = provenance.tags()
+    question = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
+    commit = subprocess.run(question, check=False, capture_output=True, text=True)
+    assert found.get(names.Tag.COMMIT, "") == commit.stdout.strip()
+    assert found[names.Tag.HOST] == platform.node()
+
+
+def test_a_job_of_slurm_is_named_and_its_first_life_counts_as_zero_restarts(monkeypatch):
+    for variable in provenance.SLURM.values():
+        monkeypatch.delenv(variable, raising=False)
+    assert not set(provenance.SLURM) & provenance.tags().keys()
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    found = provenance.tags()
+    assert [found[tag] for tag in provenance.SLURM] == ["42", "n[1-2]", "0"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert provenance.tags()[names.Tag.SLURM_RESTARTS] == "3"
+
+
+def test_the_environment_lists_versions_and_no_variables(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "canary")
+    lines = provenance.environment().splitlines()
+    assert f"python {platform.python_version()}" in lines
+    assert f"torch=={version('torch')}" in lines
+    assert f"mlflow=={version('mlflow')}" in lines
+    assert not any("canary" in line for line in lines)
