@@ -177,7 +177,9 @@ class Engine:
 
     def evaluate(self) -> Evaluation:
         """Score the network as it is, log the scores and write them to the run's folder."""
+        began = time.monotonic()
         evaluation = self.evaluator.evaluate()
+        seconds = time.monotonic() - began
         found = scores(evaluation)
         self.tracker.metrics(self.step, {**found, names.Metric.EVALUATION_SECONDS: seconds})
         if self.runtime.leads:
@@ -227,9 +229,7 @@ class Engine:
         self.step = snapshot.step
 
     def publish(self, found: dict[str, float]) -> None:
-        began = time.monotonic()
         """Write a checkpoint with the scores `found` for it, if any, and forget the oldest.
-        seconds = time.monotonic() - began
 
         Raises NonFiniteError rather than keep weights that are spoilt.
         """

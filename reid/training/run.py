@@ -238,6 +238,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
             **provenance.tags(),
         }
     )
+    tracker.description(_as_code(difference))
     for role in Role:
         rows = manifest.rows(role, minimum_frames=config.data.minimum_frames)
         profile = {"tracklets": len(rows), "frames": int(manifest.num_frames[rows].sum())}
@@ -246,11 +247,15 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
         tracker.artifact(folder / name, names.Folder.CONFIG)
 
 
+def _as_code(yaml: str) -> str:
+    """YAML as Markdown shows it."""
+    return f"```yaml\n{yaml}```\n"
+
+
 def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
     data, model, objective = config.data, config.model, config.objective
     return {
         names.Param.VARIANT: model.variant,
-    tracker.description(_as_code(difference))
         names.Param.RECIPE: config.schedule.recipe,
         names.Param.WEIGHTS: model.weights,
         names.Param.BACKBONE: model.backbone,
@@ -259,11 +264,6 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
         names.Param.LAMBDA3: objective.lambda3,
         names.Param.LEARNING_RATE: config.optimizer.learning_rate,
         names.Param.TRIPLET: config.triplet_distance,
-def _as_code(yaml: str) -> str:
-    """YAML as Markdown shows it."""
-    return f"```yaml\n{yaml}```\n"
-
-
         names.Param.IDENTITIES_PER_BATCH: data.num_identities,
         names.Param.TRACKLETS_PER_IDENTITY: data.num_tracklets,
         names.Param.FRAMES_PER_CLIP: data.clip_frames,
