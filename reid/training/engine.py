@@ -9,6 +9,7 @@ functions of it. What a run is, beside its configuration, is the `Snapshot` that
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
