@@ -20,6 +20,7 @@ import tyro
 from pydantic import ValidationError
 
 from reid import config as configuration
+from reid import signals
 from reid.config import Config
 from reid.types import Embedding, ToldElsewhereError
 
@@ -43,6 +44,8 @@ class TrainArguments:
     config: Flat
     resume: bool = False
     """Continue from the newest valid checkpoint in --run, if there is one."""
+    accept_changes: bool = False
+    """With --resume: continue although the configuration or the data set is not that of the run so far."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +107,34 @@ class RunsArguments:
 
 
 def train(arguments: Sequence[str]) -> int:
+    try:
+        with signals.leaving_at_once(_marker(arguments)):
+            return _train(arguments)
+    except signals.Stopped as stopped:
+        if _speaks():
+            again = " and asks to be started again" if stopped.asks_again else ""
+            print(f"reid train: stopped by {stopped.name}{again}; --resume continues", file=sys.stderr)
+        return 1
+
+
+def _train(arguments: Sequence[str]) -> int:
     base, rest = _base(arguments)
     chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
-    from reid.report import album, tables
+    from reid.report import album, plates, tables
+    from reid.training.review import batch_of
     from reid.training.run import Scored
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        name = chosen.run.resolve().name
-        folder, synthetic = chosen.run / "pictures", scored.manifest.synthetic
-        drawn = album.write(folder, scored.evaluation, scored.manifest, scored.protocol, name)
-        drawn += album.write_curves(folder, chosen.run, synthetic=synthetic)
-        return drawn, tables.results(scored.evaluation.results, **scored.labels).markdown()
+        found = album.Found(scored.evaluator, scored.evaluation)
+        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
+        drawn = plates.kept(found, seen, chosen.run, chosen.run.resolve().name)
+        description = tables.results(scored.evaluation.results, **scored.labels).markdown()
+        return plates.saved(drawn, chosen.run / "pictures"), description
 
-    scored = run_training(chosen.config, chosen.run, publish, resume=chosen.resume)
+    scored = run_training(
+        chosen.config, chosen.run, publish, resume=chosen.resume, accept_changes=chosen.accept_changes
+    )
     if scored is None:
         return 1
     if _speaks():
@@ -233,6 +250,14 @@ def _base(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     parser.add_argument("--config", type=Path)
     found, rest = parser.parse_known_args(arguments)
     return configuration.from_yaml(found.config) if found.config else Config(), rest
+
+
+def _marker(arguments: Sequence[str]) -> Path | None:
+    """Where a run that is stopped asks to be started again, known before anything else is."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--run", type=Path)
+    run = parser.parse_known_args(arguments)[0].run
+    return run / signals.MARKER if run else None
 
 
 def _parse(

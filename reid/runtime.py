@@ -223,7 +223,7 @@ class Runtime:
     def heed(self) -> None:
         """Raises Stopped, on every process in the same call, where `stop_requested` names a signal."""
         if (name := self.stop_requested()) is not None:
-            raise Stopped(name)
+            raise Stopped(name, asks_again=name != signal.SIGINT.name)
 
     @contextmanager
     def watched(self, folder: Path, timeout_seconds: float) -> Iterator[None]:

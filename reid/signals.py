@@ -20,22 +20,22 @@ from types import FrameType
 import psutil
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+MARKER = "requeue"  # in the folder of a run
 PATIENCE_SECONDS = 5.0  # a launcher kills after 30
 
 log = logging.getLogger(__name__)
 
 
 class Stopped(BaseException):
-    """A request to stop is obeyed. No `except Exception` on the way keeps it. `name` is that of the signal."""
+    """A request to stop is obeyed. No `except Exception` on the way keeps it.
 
-    def __init__(self, name: str) -> None:
+    `name` is that of the signal. `asks_again`: the job wishes to be started again.
+    """
+
+    def __init__(self, name: str, *, asks_again: bool) -> None:
         super().__init__(name)
         self.name = name
-
-    @property
-    def asks_again(self) -> bool:
-        """Whether the job wishes to be started again."""
-        return self.name != signal.SIGINT.name
+        self.asks_again = asks_again
 
 
 @contextmanager
@@ -61,8 +61,7 @@ def leaving_at_once(marker: Path | None) -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> None:
         if not told:
             told.append(number)
-            ask_again(marker, number)
-            raise Stopped(signal.Signals(number).name)
+            raise Stopped(signal.Signals(number).name, asks_again=_ask_again(marker, number))
 
     def insist(number: int) -> None:
         if signal.getsignal(number) is leave or _has_lost_a_sibling():
@@ -71,7 +70,7 @@ def leaving_at_once(marker: Path | None) -> Iterator[None]:
             log.error("%s, but this process is held up: it is ended", signal.Signals(number).name)
             try:
                 if signal.getsignal(number) is leave:
-                    ask_again(marker, number)
+                    _ask_again(marker, number)
             finally:
                 os._exit(1)
 
@@ -87,12 +86,13 @@ def leaving_at_once(marker: Path | None) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ask_again(marker: Path | None, number: int) -> None:
+def _ask_again(marker: Path | None, number: int) -> bool:
     """Leave the marker of a signal, unless it came by hand or because another process of this launch has died."""
     if marker is None or number == signal.SIGINT or _has_lost_a_sibling():
-        return
+        return False
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(f"{signal.Signals(number).name}\n")
+    return True
 
 
 @contextmanager

@@ -111,7 +111,6 @@ class Tag(StrEnum):
     HEARTBEAT = "heartbeat"
     ENDED_BY = "ended_by"
     ACCEPTED_CHANGES = "accepted_changes"
-    UNDRAWN = "undrawn"
 
 
 def changed(param: str) -> str:

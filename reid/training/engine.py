@@ -5,12 +5,17 @@
 `step` counts finished iterations and is the only position: epoch, stage, learning rate and the tracklets of a batch are
 functions of it. What a run is, beside its configuration, is the `Snapshot` that `Engine.snapshot` takes and
 `Engine.restore` puts back, in this order: weights and buffers, momentum, scalers, meters, quarantine, generators, step.
+
+All processes hear of a request to stop in the same place, between two steps or two rounds of an evaluation. An evaluation
+that was broken off is due in the checkpoint, and the first thing that the continued run does.
 """
 
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +28,7 @@ from reid.data.manifest import Manifest
 from reid.data.quarantine import Quarantine
 from reid.evaluation.retrieval import Evaluation, Evaluator
 from reid.runtime import Runtime
+from reid.signals import Stopped
 from reid.tracking import names
 from reid.tracking.tracker import Tracker
 from reid.training import build, checkpoint
@@ -32,6 +38,7 @@ from reid.training.meters import Meters, NonFiniteError
 from reid.training.progress import Progress
 from reid.training.scores import scores
 from reid.training.updater import Updater
+from reid.training.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +87,16 @@ class Engine:
         self.meters = Meters()
         self.quarantine = Quarantine(config.data.quarantine_frames)
         self.evaluator = Evaluator(
-            self.network, manifest, build.protocol(config), runtime, config.data.num_workers
+            self.network,
+            manifest,
+            build.protocol(config),
+            runtime,
+            config.data.num_workers,
+            partial(self._go_on, "evaluating"),
         )
+        self.writer = Writer(self.checkpoints, config.engine.keep_checkpoints)
+        self._evaluation_is_due = False
+        self._kept: int | None = None  # the step of the newest snapshot
 
     @property
     def checkpoints(self) -> Path:
@@ -96,29 +111,63 @@ class Engine:
     def run(self) -> Ending:
         """Train to the end of the schedule, or until some process is asked to stop. The last act is a checkpoint.
 
-        Raises NonFiniteError, and DamagedShardError and the like from the data room.
+        Raises NonFiniteError, OSError where no checkpoint can be written, and DamagedShardError and the like from the data
+        room.
         """
-        every_evaluation = self.config.evaluation.every_epochs * self.config.schedule.epoch_iterations
         evaluation, signal = None, None
-        with self._batches() as batches, self.runtime.heeding_signals():
+        with self.runtime.heeding_signals(), self._batches() as batches, self.writer:
             progress = Progress(self.config, self.runtime, batches, self.step)
-            for clips in batches:
-                self._iterate(clips.to(self.runtime.device, non_blocking=True))
-                progress.show(self.step)
-                if self._ends(self.config.engine.log_every_steps):
-                    self._log(progress)
-                found: dict[str, float] = {}
-                if self._ends(every_evaluation):
-                    with progress.paused():
-                        evaluation = self.evaluate()
-                        found = scores(evaluation)
-                signal = self.runtime.stop_requested()
-                if signal or found or self._ends(self.config.engine.checkpoint_every_steps):
-                    with progress.paused():
-                        self.publish(found)
-                if signal:
-                    break
+            try:
+                if self._evaluation_is_due or self.step == self.config.num_steps:
+                    evaluation = self._evaluate_again(progress)
+                for clips in self._awaited(batches):
+                    self._iterate(clips)
+                    evaluation = self._round_off(progress) or evaluation
+                    self._go_on("training")
+            except Stopped as stopped:
+                signal = stopped.name
+                if self._kept != self.step:
+                    self.publish({})
         return Ending(self.step, signal, evaluation)
+
+    def _awaited(self, batches: Stream[PairedClips]) -> Iterator[PairedClips]:
+        """The batches on the device. That one is waited for is told."""
+        while True:
+            self.runtime.doing("waiting for data", self.step)
+            clips = next(batches, None)
+            if clips is None:
+                return
+            self.runtime.doing("updating", self.step)
+            yield clips.to(self.runtime.device, non_blocking=True)
+
+    def _round_off(self, progress: Progress) -> Evaluation | None:
+        """What comes after a step, when its time has come: a point of the curves, an evaluation, a checkpoint."""
+        progress.show(self.step)
+        if self._ends(self.config.engine.log_every_steps):
+            self._log(progress)
+        evaluation, found = None, {}
+        with progress.paused():
+            if self._ends(self.config.evaluation.every_epochs * self.config.schedule.epoch_iterations):
+                evaluation = self.evaluate()
+                found = scores(evaluation)
+            if found or self._ends(self.config.engine.checkpoint_every_steps):
+                self.publish(found)
+        return evaluation
+
+    def _evaluate_again(self, progress: Progress) -> Evaluation:
+        """The evaluation of the checkpoint this run continues from: it was broken off, or nothing else is left to do."""
+        was_due = self._evaluation_is_due
+        with progress.paused():
+            evaluation = self.evaluate()
+        if was_due and self.runtime.leads:
+            self._tell_published(self.step, scores(evaluation), self.newest)
+        return evaluation
+
+    def _go_on(self, activity: str) -> None:
+        """Called equally often by all processes. Raises Stopped in all at once, or what went wrong with a checkpoint."""
+        self.runtime.doing(activity, self.step)
+        self.writer.settle()
+        self.runtime.heed()
 
     def _batches(self) -> Stream[PairedClips]:
         return training_batches(
@@ -209,39 +258,62 @@ class Engine:
             "num_identities": self.manifest.num_identities,
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
             "quarantine": self.quarantine.state(),
+            "evaluation_is_due": self._evaluation_is_due,
             "processes": processes,
         }
         return Snapshot(self.step, self.network.state_dict(), momentum, state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become the run that `snapshot` was taken of, with any number of processes."""
+        """Become the run that `snapshot` was taken of, with any number of processes.
+
+        Raises ValueError for the snapshot of another network.
+        """
+        self._require_same_network(snapshot)
         self.network.load_state_dict(snapshot.weights)
         for name, parameter in self.network.named_parameters():
             if name in snapshot.momentum:
                 memory = torch.empty_like(parameter).copy_(snapshot.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = memory
         for name, scaler in self.scalers.items():
-            if state := snapshot.state["scalers"][name]:  # empty where the run was not in fp16 so far
+            if state := snapshot.state["scalers"].get(name):  # none where the run was not in fp16 so far
                 scaler.load_state_dict(state)
         processes = snapshot.state["processes"]
         self.meters.restore([process["meters"] for process in processes], self.runtime)
         self.quarantine.unite([snapshot.state.get("quarantine", [])])  # an older checkpoint has none
         self.runtime.set_random_state(processes[self.runtime.rank % len(processes)]["random"])
-        self.step = snapshot.step
+        self._evaluation_is_due = snapshot.state["evaluation_is_due"]
+        self.step = self._kept = snapshot.step
 
     def publish(self, found: dict[str, float]) -> None:
-        """Write a checkpoint with the scores `found` for it, if any, and forget the oldest.
+        """Begin to write a checkpoint with the scores `found` for it, if any; the oldest is forgotten.
 
         Raises NonFiniteError rather than keep weights that are spoilt.
         """
+        self.runtime.doing("saving", self.step)
         self.meters.require_finite(self.runtime)  # an objective is to blame before what it spoils
         self._require_finite_weights()
         snapshot = self.snapshot()
+        self._kept = self.step
         if self.runtime.leads:
-            path = checkpoint.publish(self.checkpoints, snapshot)
-            checkpoint.prune(self.checkpoints, self.config.engine.keep_checkpoints, self.step)
-            self.tracker.checkpoint(path, checkpoint.digest(path), self.step, found)
-            log.info("step %d: checkpoint %s", self.step, path)
+            self.tracker.sync()  # a checkpoint knows nothing that the journal does not know
+            self.writer.begin(snapshot, partial(self._tell_published, self.step, found))
+
+    def _tell_published(self, step: int, found: dict[str, float], path: Path) -> None:
+        self.tracker.checkpoint(path, checkpoint.digest(path), step, found)
+        log.info("step %d: checkpoint %s", step, path)
+
+    def _require_same_network(self, snapshot: Snapshot) -> None:
+        ours, theirs = (
+            {name: tuple(tensor.shape) for name, tensor in weights.items()}
+            for weights in (self.network.state_dict(), snapshot.weights)
+        )
+        other = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+        if other:
+            raise ValueError(
+                f"the checkpoint of step {snapshot.step} is of another network: {other[0]} is of shape "
+                f"{theirs.get(other[0])} there and of shape {ours.get(other[0])} here, and so on for {len(other)} tensors. "
+                "Such a run cannot be continued; start another one"
+            )
 
     def _require_finite_weights(self) -> None:
         """The same on every process, because the weights are."""

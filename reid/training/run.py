@@ -1,9 +1,9 @@
 """What `reid train` and `reid evaluate` do: open the data, the run's folder and the tracker, and let the engine work."""
 
 import hashlib
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,14 @@ from reid.data.manifest import Manifest
 from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
 from reid.model.resnet import pretrained
 from reid.runtime import Runtime
+from reid.signals import MARKER, Stopped
 from reid.tracking import names
 from reid.tracking.tracker import SilentTracker, Status, Tracker
 from reid.training import build, checkpoint, provenance
 from reid.training.checkpoint import Snapshot
 from reid.training.engine import Engine
-from reid.types import Role
-
-FREE_TO_CHANGE = (  # when a run continues: where and how often, never what
-    "data.cache",
-    "data.num_workers",
-    "data.quarantine_frames",
-    "data.root",
-    "engine.checkpoint_every_steps",
-    "engine.device",
-    "engine.keep_checkpoints",
-    "engine.log_every_steps",
-    "evaluation.batch_clips",
-    "evaluation.every_epochs",
-    "tracking.",
-)
-REQUEUE, RESOLVED = "requeue", "config.yaml"
+from reid.training.resume import RESOLVED, Start, start_of
+from reid.types import Role, ToldElsewhereError
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +34,17 @@ class Scored:
     """Scores and all that is printed beside them."""
 
     evaluation: Evaluation
-    manifest: Manifest
-    protocol: Protocol
+    evaluator: Evaluator
     step: int
     checkpoint: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.evaluator.manifest
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.evaluator.protocol
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -61,11 +55,14 @@ class Scored:
 Publish = Callable[[Scored], tuple[list[Path], str]]
 
 
-def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Scored | None:
+def train(
+    config: Config, folder: Path, publish: Publish, *, resume: bool, accept_changes: bool = False
+) -> Scored | None:
     """Train in `folder`, from the newest valid checkpoint there if `resume`. None if a signal ended it before the end.
 
     Called by every process of a launch. `publish` makes the files that shall be kept with the final scores, and the
-    text that describes the run. Raises ConfigError or ValueError for a mistake of the user, before the first iteration.
+    text that describes the run. A resumed run goes on with another configuration only if it shall `accept_changes`.
+    Raises ConfigError or ValueError for a mistake of the user, before the first iteration; RuntimeError if `publish` fails.
     """
     manifest = open_data(config)
     place = manifest.place.resolve() if isinstance(manifest.place, Path) else manifest.place
@@ -73,48 +70,103 @@ def train(config: Config, folder: Path, publish: Publish, *, resume: bool) -> Sc
     config = configuration.changed(config, {"data": {"root": place, "cache": cache}})  # found from any folder
     runtime = _runtime(config)
     try:
-        return _train(config, folder, manifest, runtime, publish, resume=resume)
+        start = runtime.decide(
+            lambda: start_of(config, folder, manifest.digest, resume=resume, accept_changes=accept_changes)
+        )
+        return _train(config, folder, manifest, runtime, publish, start, resume=resume)
     finally:
         runtime.end()
 
 
 def _train(
-    config: Config, folder: Path, manifest: Manifest, runtime: Runtime, publish: Publish, *, resume: bool
+    config: Config,
+    folder: Path,
+    manifest: Manifest,
+    runtime: Runtime,
+    publish: Publish,
+    start: Start,
+    *,
+    resume: bool,
 ) -> Scored | None:
+    _require_possible(config, manifest, runtime)
+    weights = None if start.checkpoint else pretrained(config.model.weights, config.model.backbone)
+    if runtime.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).unlink(missing_ok=True)
+    with (
+        runtime.watched(folder / "processes", config.engine.hang_timeout_seconds),
+        runtime.leader(lambda: _tracker(config, folder, resume=resume), SilentTracker) as tracker,
+        _stopping(tracker),
+    ):
+        _describe(config, manifest, runtime, tracker, folder)
+        engine = Engine(config, manifest, runtime, tracker, folder)
+        if weights is not None:
+            engine.network.load_pretrained(weights)
+        if start.checkpoint is not None:
+            _continue(engine, start.checkpoint, start.changes)
+        ending = engine.run()
+        if ending.signal is not None:
+            _leave(ending.signal, folder, runtime, tracker)
+            return None
+        assert ending.evaluation is not None
+        scored = Scored(ending.evaluation, engine.evaluator, engine.step, engine.newest)
+        _draw(scored, publish, config, runtime, tracker)
+    return scored
+
+
+def _require_possible(config: Config, manifest: Manifest, runtime: Runtime) -> None:
+    """Raises ValueError where the batch or the network cannot be made."""
     plan = build.batch_plan(config, manifest)
-    plan.pairs_per_process(runtime.world)  # an impossible split is refused here
+    plan.pairs_per_process(runtime.world)
+    with torch.device("meta"):
+        build.network(config, manifest.num_identities)
     log.info(
         "%d identities to train on, %d more without tracklets of the required length in both modalities",
         len(plan.identities),
         len(plan.left_out),
     )
-    with torch.device("meta"):
-        build.network(config, manifest.num_identities)  # so is an impossible network
-    start = runtime.decide(lambda: _start_from(config, folder, manifest.digest, resume=resume))
-    weights = None if start else pretrained(config.model.weights, config.model.backbone)
+
+
+@contextmanager
+def _stopping(tracker: Tracker) -> Iterator[None]:
+    """Within, a request to stop before the first step or after the last one ends the run as it ends it between them."""
+    try:
+        yield
+    except Stopped as stopped:
+        tracker.finish(Status.SCHEDULED if stopped.asks_again else Status.KILLED)
+        raise
+
+
+def _continue(engine: Engine, start: Path, changes: tuple[str, ...]) -> None:
+    # The leading process has verified it when it chose it.
+    engine.restore(checkpoint.load(start, verified=engine.runtime.leads))
+    log.info("continuing at step %d from %s", engine.step, start)
+    if changes:
+        log.warning("continuing differently, as --accept-changes allows:\n  %s", "\n  ".join(changes))
+        told = "; ".join(change.replace("when the run began", "before") for change in changes)
+        engine.tracker.tags({names.Tag.ACCEPTED_CHANGES: f"at step {engine.step}: {told}"})
+
+
+def _draw(scored: Scored, publish: Publish, config: Config, runtime: Runtime, tracker: Tracker) -> None:
+    """Let the leading process draw, while the others wait. A run whose pictures fail is complete nevertheless."""
+    runtime.doing("drawing", scored.step)
+    failure = None
     if runtime.leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / REQUEUE).unlink(missing_ok=True)
-    with runtime.leader(lambda: _tracker(config, folder, resume=resume), SilentTracker) as tracker:
-        _describe(config, manifest, runtime, tracker, folder)
-        engine = Engine(config, manifest, runtime, tracker, folder)
-        if weights is not None:
-            engine.network.load_pretrained(weights)
-        if start is not None:
-            engine.restore(checkpoint.load(start))
-            log.info("continuing at step %d from %s", engine.step, start)
-        ending = engine.run()
-        if ending.signal is not None:
-            _leave(ending.signal, folder, runtime, tracker)
-            return None
-        evaluation = ending.evaluation or engine.evaluate()
-        scored = Scored(evaluation, manifest, engine.evaluator.protocol, engine.step, engine.newest)
-        if runtime.leads:
+        try:
             pictures, description = publish(scored)
             for path in pictures:
                 tracker.artifact(path, names.Folder.PICTURES)
             tracker.description(f"{description}\n{_as_code(configuration.explanation(config))}")
-    return scored
+        except Exception as error:
+            log.exception("drawing failed")
+            failure = (
+                f"the run is complete, with its scores and {scored.checkpoint}, but its pictures could not be drawn "
+                f"({type(error).__name__}: {error}); the same command with --resume draws them again"
+            )
+            tracker.finish(Status.FINISHED)
+    told = runtime.agree(failure)
+    if told is not None:
+        raise RuntimeError(told) if runtime.leads else ToldElsewhereError(told)
 
 
 def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
@@ -131,8 +183,8 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
         network.load_state_dict(snapshot.weights)
         runtime.prepare(network)
         protocol = build.protocol(config)
-        evaluation = Evaluator(network, manifest, protocol, runtime, config.data.num_workers).evaluate()
-        return Scored(evaluation, manifest, protocol, snapshot.step, path)
+        evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
+        return Scored(evaluator.evaluate(), evaluator, snapshot.step, path)
     finally:
         runtime.end()
 
@@ -145,7 +197,7 @@ def read_checkpoint(path: Path) -> tuple[Path, Config, Snapshot]:
     found = path if (path / checkpoint.CONTENTS).exists() else checkpoint.newest(path / "checkpoints")
     if found is None:
         raise ValueError(f"{path}: neither a checkpoint nor the folder of a run with a valid one")
-    snapshot = checkpoint.load(found)
+    snapshot = checkpoint.load(found, verified=found != path)
     return found, configuration.from_dict(snapshot.state["config"], str(found)), snapshot
 
 
@@ -164,39 +216,8 @@ def _runtime(config: Config) -> Runtime:
         device=config.engine.device,
         seed=config.seed,
         deterministic=config.engine.deterministic,
+        timeout_seconds=2 * config.engine.hang_timeout_seconds,  # the watchdog is first, and says more
     )
-
-
-def _start_from(config: Config, folder: Path, digest: str, *, resume: bool) -> Path | None:
-    """The checkpoint to continue from; None at the beginning.
-
-    Raises ConfigError where continuing would not continue the same run.
-    """
-    found, begun = checkpoint.newest(folder / "checkpoints"), folder / RESOLVED
-    if found is None and not begun.exists():
-        return None
-    if not resume:
-        raise ConfigError(
-            f"{folder}: holds a run{f' with the checkpoint {found.name}' if found else ''}; continue it with --resume, "
-            "or name another folder with --run"
-        )
-    if found is None:
-        former, data_set = configuration.from_yaml(begun), digest
-    else:
-        state = json.loads((found / checkpoint.STATE).read_text())
-        former, data_set = configuration.from_dict(state["config"], str(found)), state["dataset"]["digest"]
-    changes = [
-        f"  {key}: {old!r} when the run began, {new!r} now"
-        for key, (old, new) in configuration.difference(config, former).items()
-        if not key.startswith(FREE_TO_CHANGE)
-    ]
-    if data_set != digest:
-        changes.append(f"  the data set: {data_set[:12]} when the run began, {digest[:12]} now")
-    if changes:
-        raise ConfigError(
-            "\n".join([f"{folder}: --resume continues a run as it began; start another with --run", *changes])
-        )
-    return found
 
 
 def _tracker(config: Config, folder: Path, *, resume: bool) -> Tracker:
@@ -275,7 +296,7 @@ def _leave(signal: str, folder: Path, runtime: Runtime, tracker: Tracker) -> Non
     """
     again = signal != "SIGINT"
     if runtime.leads and again:
-        (folder / REQUEUE).write_text(f"{signal}\n")
+        (folder / MARKER).write_text(f"{signal}\n")
     log.warning("stopped by %s; the checkpoint is published, continue with --resume", signal)
     tracker.finish(Status.SCHEDULED if again else Status.KILLED)
     runtime.wait()

@@ -1,0 +1,77 @@
+"""Where a run begins: at its newest valid checkpoint, if it may be continued as it is configured now, or at the start."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from reid import config as configuration
+from reid.config import Config, ConfigError
+from reid.training import checkpoint
+
+RESOLVED = "config.yaml"
+FREE_TO_CHANGE = (  # where and how often, never what
+    "data.cache",
+    "data.num_workers",
+    "data.quarantine_frames",
+    "data.root",
+    "engine.checkpoint_every_steps",
+    "engine.device",
+    "engine.hang_timeout_seconds",
+    "engine.keep_checkpoints",
+    "engine.log_every_steps",
+    "evaluation.batch_clips",
+    "evaluation.every_epochs",
+    "tracking.",
+)
+
+
+class Start(NamedTuple):
+    """The checkpoint to continue from, None at the beginning, and what differs from the run so far, a line each."""
+
+    checkpoint: Path | None
+    changes: tuple[str, ...] = ()
+
+
+def start_of(config: Config, folder: Path, digest: str, *, resume: bool, accept_changes: bool) -> Start:
+    """Where the run in `folder` begins on the data set `digest`.
+
+    Raises ConfigError where continuing would not continue the same run, unless the changes are accepted.
+    """
+    found, begun = checkpoint.newest(folder / "checkpoints"), folder / RESOLVED
+    if found is None and not begun.exists():
+        return Start(None)
+    if not resume:
+        raise ConfigError(
+            f"{folder}: holds a run{f' with the checkpoint {found.name}' if found else ''}; continue it with --resume, "
+            "or name another folder with --run"
+        )
+    if found is None:
+        step, former, data_set = 0, configuration.from_yaml(begun), digest
+    else:
+        state = json.loads((found / checkpoint.STATE).read_text())
+        step, data_set = state["step"], state["dataset"]["digest"]
+        former = configuration.from_dict(state["config"], str(found))
+    changes = _changes(config, former)
+    if data_set != digest:
+        changes.append(f"the data set: {data_set[:12]} when the run began, {digest[:12]} now")
+    if changes and not accept_changes:
+        raise ConfigError(
+            "\n  ".join(
+                [
+                    f"{folder}: --resume continues a run as it began; start another with --run, or continue this one "
+                    "differently with --resume --accept-changes",
+                    *changes,
+                ]
+            )
+        )
+    if step > config.num_steps:
+        raise ConfigError(f"{found}: is past the {config.num_steps} steps that the schedule has now")
+    return Start(found, tuple(changes))
+
+
+def _changes(config: Config, former: Config) -> list[str]:
+    return [
+        f"{key}: {old!r} when the run began, {new!r} now"
+        for key, (old, new) in configuration.difference(config, former).items()
+        if not key.startswith(FREE_TO_CHANGE)
+    ]
