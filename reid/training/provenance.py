@@ -65,7 +65,12 @@ def environment() -> str:
 
 
 def _code_version() -> dict[str, Any]:
-    """Commit and dirtiness of the checkout this code runs from; nothing where it is no checkout."""
+    """Commit and dirtiness of the checkout this code runs from; nothing where it is no checkout.
+
+    An image has no checkout: there REID_REVISION names the commit that it was built from (docker/Dockerfile).
+    """
+    if revision := os.environ.get("REID_REVISION"):
+        return {names.Tag.COMMIT: revision}
     here = Path(__file__).parent
     try:
         commit, status = (
