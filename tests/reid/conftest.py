@@ -1,4 +1,4 @@
-"""What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, and two joined processes."""
+"""What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, and joined processes."""
 
 import os
 import threading
@@ -59,8 +59,8 @@ def tiny(packed: Path) -> Callable[..., Config]:
     return changed
 
 
-class Pair:
-    """Two processes joined by gloo. A call runs a function in both and returns what each of them returned."""
+class Joined:
+    """Processes joined by gloo. A call runs a function in all of them and returns what each returned."""
 
     def __init__(self, processes: list[ProcessPoolExecutor]) -> None:
         self._processes = processes
@@ -70,8 +70,8 @@ class Pair:
         return [future.result(timeout=120) for future in futures]
 
 
-def _join(rank: int, rendezvous: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+def _join(rank: int, world: int, rendezvous: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "1",
@@ -80,19 +80,34 @@ def _join(rank: int, rendezvous: Path) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+
+
+@contextmanager
+def _joined(world: int, folder: Path) -> Iterator[Joined]:
+    processes = [
+        ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=_join, initargs=(rank, world, folder / "rendezvous")
+        )
+        for rank in range(world)
+    ]
+    yield Joined(processes)
+    for process in processes:
+        process.shutdown()
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    rendezvous = tmp_path_factory.mktemp("pair") / "rendezvous"
-    processes = [
-        ProcessPoolExecutor(1, get_context("spawn"), initializer=_join, initargs=(rank, rendezvous))
-        for rank in range(2)
-    ]
-    yield Pair(processes)
-    for process in processes:
-        process.shutdown()
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
+    """Two processes."""
+    with _joined(2, tmp_path_factory.mktemp("pair")) as processes:
+        yield processes
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Iterator[Joined]:
+    """Three processes."""
+    with _joined(3, tmp_path) as processes:
+        yield processes
 
 
 @pytest.fixture

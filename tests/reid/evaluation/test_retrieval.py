@@ -1,6 +1,7 @@
 """reid/evaluation/retrieval.py: each row embedded once, and the same scores however the work is split."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from reid.data.clips import ClipReader, ClipShape, normalise
 from reid.data.manifest import Manifest
+from reid.evaluation.metrics import Labels, evaluate
+from reid.evaluation.reranking import Reranking
 from reid.evaluation.retrieval import SIMILARITY_ROWS, Evaluator, Protocol, similarities
 from reid.model.network import Network, Structure
 from reid.report import tables
@@ -42,9 +45,9 @@ def evaluator_of(root: Path, num_workers: int = 0, **protocol: Any) -> Evaluator
     )
 
 
-def printed(root: Path, num_workers: int) -> tuple[str, int]:
-    """What `reid evaluate --json` prints of the scores, and how many clips this process embedded."""
-    evaluator = evaluator_of(root, num_workers)
+def printed(root: Path, num_workers: int, **protocol: Any) -> tuple[str, int]:
+    """What `reid evaluate --json` prints of the scores, all vectors, and how many clips this process embedded."""
+    evaluator = evaluator_of(root, num_workers, **protocol)
     evaluation = evaluator.evaluate()
     text = json.dumps(
         tables.as_numbers(
@@ -57,9 +60,13 @@ def printed(root: Path, num_workers: int) -> tuple[str, int]:
     return text + "".join(vectors), len(evaluator.network.embedded)
 
 
+def printed_with_all_options(root: Path, num_workers: int) -> tuple[str, int]:
+    return printed(root, num_workers, all_clips=True, rerank=True)
+
+
 @pytest.fixture
 def one_thread():
-    """As in the two processes: the number of threads decides how sums are split."""
+    """As in the joined processes: the number of threads decides how sums are split."""
     number = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -75,6 +82,88 @@ def test_scores_are_the_same_for_one_and_two_processes_and_for_no_and_two_worker
         assert first[0] == second[0] == expected
         assert first[1] + second[1] == num_rows
         assert min(first[1], second[1]) > 0
+
+
+@pytest.mark.slow
+def test_scores_are_the_same_for_one_and_three_processes(packed, trio, one_thread):
+    expected, num_clips = printed(packed, 0)
+    texts, counts = zip(*trio(printed, packed, 0), strict=True)
+    assert set(texts) == {expected}
+    assert sum(counts) == num_clips
+    assert min(counts) > 0
+
+
+def test_averaged_and_re_ranked_scores_are_the_same_for_one_and_two_processes(packed, pair, one_thread):
+    expected, num_clips = printed_with_all_options(packed, 0)
+    assert printed_with_all_options(packed, 2) == (expected, num_clips)
+    first, second = pair(printed_with_all_options, packed, 0)
+    assert first[0] == second[0] == expected
+    assert first[1] + second[1] == num_clips
+
+
+def test_the_vector_of_all_clips_is_the_mean_of_the_unit_vectors_of_each(packed):
+    evaluator = evaluator_of(packed, all_clips=True)
+    manifest = evaluator.manifest
+    rows = manifest.rows(Role.GALLERY)[:5]
+    vectors = evaluator.embed(rows)
+    for row, vector in zip(rows, vectors, strict=True):
+        num_frames = int(manifest.num_frames[row])
+        places = range(-(-num_frames // SHAPE.frames))
+        clips = np.empty((len(places), *SHAPE, 3), dtype=np.uint8)
+        for place in places:
+            ClipReader(manifest, SHAPE).read_for_test(np.array([row]), clips[place : place + 1], place)
+        pixels = torch.from_numpy(clips).permute(0, 1, 4, 2, 3)  # (c, T, 3, H, W)
+        with torch.inference_mode():
+            modality = Modality(int(manifest.modality[row]))
+            mean = evaluator.network.eval().embed(normalise(pixels).double(), modality).mean(0)
+        torch.testing.assert_close(vector, (mean / mean.norm()).float())
+    one_clip = evaluator_of(packed).embed(rows)
+    assert not torch.allclose(vectors, one_clip)
+
+
+def test_re_ranked_scores_are_those_of_the_re_ranked_similarities(packed):
+    evaluation = evaluator_of(packed, rerank=True).evaluate()
+    plain = evaluator_of(packed).evaluate()
+    assert evaluation.query.vectors.equal(plain.query.vectors)
+    reranking = Reranking(plain.query.vectors, plain.gallery.vectors)
+    manifest = Manifest.open(packed)
+    for direction in Direction:
+        swapped = direction is Direction.VISIBLE_TO_INFRARED
+        labels = (
+            Labels(manifest.identity[side.rows], manifest.camera[side.rows])
+            for side in evaluation.sides(direction)
+        )
+        expected = evaluate(reranking.similarities(swapped=swapped), *labels)
+        np.testing.assert_array_equal(evaluation.results[direction].cmc, expected.cmc)
+        chosen = np.array([3, 1])
+        rows = list(evaluation.similarities(direction))
+        np.testing.assert_allclose(
+            list(evaluation.similarities(direction, chosen)), [rows[3], rows[1]], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_memory_needed_is_said_before_anything_is_embedded(packed, caplog):
+    evaluator = evaluator_of(packed)
+    with caplog.at_level(logging.INFO):
+        evaluator.evaluate()
+    told = next(message for message in caplog.messages if message.startswith("evaluation:"))
+    width = evaluator.network.embedding_width()
+    assert f"15 queries and 15 gallery tracklets, vectors of {width} numbers: at most " in told
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_embedded(packed):
+    evaluator = evaluator_of(packed)
+
+    class Endless(CountingNetwork):
+        """Claims vectors that fill any machine."""
+
+        def embedding_width(self, kind=Embedding.AUTO):
+            return 10**13
+
+    network = Endless()
+    with pytest.raises(ValueError, match=r"1 of them on .* need [\d.]+ GB, but [\d.]+ GB are available"):
+        replace(evaluator, network=network).evaluate()
+    assert network.embedded == []
 
 
 def test_every_test_row_is_embedded_exactly_once_for_both_directions(packed):
@@ -165,6 +254,9 @@ def test_the_protocol_is_one_line_that_names_the_data_set_and_every_choice(packe
     other = replace(Protocol(SHAPE), minimum_frames=5, embedding=Embedding.BOTH, drop_same_camera=False)
     assert "at least 5 frames" in other.describe(manifest)
     assert "both embedding, cosine, with gallery items" in other.describe(manifest)
+    options = replace(Protocol(SHAPE), all_clips=True, rerank=True).describe(manifest)
+    assert "the mean of all clips of 3 evenly spaced frames at 32x16" in options
+    assert "auto embedding, k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3), without gallery" in options
 
 
 def test_similarities_are_the_cosines_block_by_block():
