@@ -1,110 +1,221 @@
-"""The pictures of a scored run: picks what `pictures` needs from the vectors, the shards and the journal.
+"""What the pictures of scored runs show: picks from vectors, shards and the batch plan, always the same ones.
 
-Evaluation + Manifest -> panels, pairs of distances ->  RUN/pictures/*.png  <- points of the journal
+    Found of each run -> comparable      runs that answered the same queries from the same gallery
+                      -> answered        some queries, and what each run answered            -> sheets.Panel
+                      -> failed          the queries whose first right answer came last      -> sheets.Panel
+                      -> attended        clips of some people, and where each run looks      -> [sheets.Attended]
+                      -> mapped          clips as points in the plane                        -> charts.Map
+                      -> distances       of positive and negative pairs
+    Batch, PairedClips -> seen           a batch of training                                 -> sheets.Seen
+
+The clips shown are the ones that were embedded: T frames at the size of the network.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
+import torch
 from numpy.typing import NDArray
 
-from reid.data.clips import decode
+from reid.data.batches import Batch
+from reid.data.clips import ClipReader, ClipShape, PairedClips, as_tensor, normalise
 from reid.data.manifest import Manifest
-from reid.data.shards import ShardReader
+from reid.evaluation.attention import attention
 from reid.evaluation.metrics import Labels, first_answers
-from reid.evaluation.retrieval import Embedded, Evaluation, Protocol
-from reid.report import pictures
-from reid.report.pictures import NOBODY, Numbers, Panel, Pictures
+from reid.evaluation.retrieval import Embedded, Evaluation, Evaluator, Protocol
+from reid.report.charts import Map, Numbers, Pairs
+from reid.report.projection import tsne
+from reid.report.sheets import NOBODY, Attended, Panel, Photographs, Ranking, Seen
 from reid.report.tables import title_of
-from reid.tracking.runs import series, stage_ends
-from reid.types import Direction
+from reid.types import Direction, Modality
 
-NUM_QUERIES, NUM_ANSWERS = 5, 10
+NUM_QUERIES, NUM_ANSWERS, NUM_FAILED_ANSWERS = 5, 10, 8
+NUM_ATTENDED, NUM_COLOURED, NUM_MAPPED = 3, 8, 24  # people
+MAX_MAPPED = 12  # clips of a person in one light, in the plane
 MAX_CLIPS = 800  # of one modality, for the distances between all pairs
 
 Rows = NDArray[np.int64]
 
 
-def write(
-    folder: Path, evaluation: Evaluation, manifest: Manifest, protocol: Protocol, name: str
-) -> list[Path]:
-    """Draw retrieval sheets, matching curves and distances into `folder`. Returns the files."""
-    synthetic = manifest.synthetic
-    panels = [panel(evaluation, manifest, protocol, direction) for direction in Direction]
-    figures = {
-        "retrieval.png": pictures.retrieval_sheet(panels, synthetic=synthetic),
-        "cmc.png": pictures.cmc_curves({name: evaluation.results}, synthetic=synthetic),
-    }
-    if pairs := distances(evaluation, manifest):
-        figures["distances.png"] = pictures.distance_histograms(pairs, synthetic=synthetic)
-    return _saved(folder, figures)
+class Found(NamedTuple):
+    """What the weights of a run make of a data set."""
+
+    evaluator: Evaluator
+    evaluation: Evaluation
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.evaluator.manifest
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.evaluator.protocol
 
 
-def write_curves(folder: Path, run_folder: Path, *, synthetic: bool) -> list[Path]:
-    """Draw the training curves of a run's journal into `folder`. Returns the files."""
-    title = f"Training of {run_folder.resolve().name}"
-    stages = stage_ends(run_folder)
-    figure = pictures.training_curves(series(run_folder), synthetic=synthetic, title=title, stages=stages)
-    return _saved(folder, {"training.png": figure})
+Runs = Mapping[str, Found]  # by the name that a picture shows; those of one mapping are comparable
 
 
-def panel(evaluation: Evaluation, manifest: Manifest, protocol: Protocol, direction: Direction) -> Panel:
-    """Some queries of a direction, drawn at random and always the same, with the first answers to each."""
-    query, gallery = evaluation.sides(direction)
-    counted = np.flatnonzero(evaluation.results[direction].first_hit >= 0)
+def comparable(runs: Runs) -> list[dict[str, Found]]:
+    """The runs, put together where they searched the same tracklets of the same data set, in their order."""
+    groups: dict[tuple[object, ...], dict[str, Found]] = {}
+    for name, found in runs.items():
+        sides = (found.evaluation.query.rows.tobytes(), found.evaluation.gallery.rows.tobytes())
+        key = (found.manifest.digest, found.protocol.drop_same_camera, *sides)
+        groups.setdefault(key, {})[name] = found
+    return list(groups.values())
+
+
+def answered(runs: Runs, direction: Direction) -> Panel:
+    """Some queries of a direction, drawn at random and always the same, with the first answers of each run."""
+    first = next(iter(runs.values()))
+    counted = np.flatnonzero(first.evaluation.results[direction].first_hit >= 0)
     chosen = np.sort(np.random.default_rng(0).choice(counted, min(NUM_QUERIES, len(counted)), replace=False))
-    similarity = (query.vectors[chosen] @ gallery.vectors.T).numpy()
-    labels = Labels(manifest.identity[gallery.rows], manifest.camera[gallery.rows])
-    answers = np.full((len(chosen), NUM_ANSWERS), NOBODY)
-    for i, row in enumerate(query.rows[chosen]):
-        who = int(manifest.identity[row]), int(manifest.camera[row])
-        found = first_answers(
-            similarity[i], *who, labels, NUM_ANSWERS, remove_same_camera=protocol.drop_same_camera
-        )
-        answers[i, : len(found)] = found
-    is_there = answers != NOBODY
-    size = protocol.shape.height, protocol.shape.width
-    shown = np.zeros((*answers.shape, *size, 3), dtype=np.uint8)
-    shown[is_there] = middle_frames(manifest, gallery.rows[answers[is_there]], *size)
-    return Panel(
-        title_of(direction),
-        middle_frames(manifest, query.rows[chosen], *size),
-        manifest.identity[query.rows[chosen]],
-        shown,
-        np.where(is_there, labels.identity[answers], NOBODY),
-        np.where(is_there, np.take_along_axis(similarity, answers, axis=1), np.nan),
-    )
+    rankings = [_ranking(name, found, direction, chosen) for name, found in runs.items()]
+    return _panel(title_of(direction), first, direction, chosen, rankings)
 
 
-def middle_frames(manifest: Manifest, rows: Rows, height: int, width: int) -> Pictures:
-    """The frame in the middle of each tracklet, (N, H, W, 3)."""
-    found = np.zeros((len(rows), height, width, 3), dtype=np.uint8)
-    reader = ShardReader(manifest)
-    for picture, row in zip(found, rows, strict=True):
-        (jpeg,) = reader.read(int(row), np.array([manifest.num_frames[row] // 2]))
-        decode(jpeg, picture)
-    reader.close()
-    return found
+def failed(found: Found, direction: Direction) -> Panel | None:
+    """The queries of a direction whose first right answer comes last, hardest first: what came before it, and it.
+
+    None if every first answer is right.
+    """
+    first_hit = found.evaluation.results[direction].first_hit
+    hardest = np.argsort(-first_hit, kind="stable")[:NUM_QUERIES]
+    chosen = hardest[first_hit[hardest] > 0]
+    if not len(chosen):
+        return None
+    columns = np.tile(np.arange(NUM_FAILED_ANSWERS), (len(chosen), 1))
+    columns[:, -1] = np.maximum(first_hit[chosen], NUM_FAILED_ANSWERS - 1)
+    ranking = _ranking("", found, direction, chosen, columns)
+    return _panel(f"Hardest failures, {title_of(direction).lower()}", found, direction, chosen, [ranking])
 
 
-def distances(evaluation: Evaluation, manifest: Manifest) -> dict[str, tuple[Numbers, Numbers]]:
+def attended(runs: Runs) -> list[Attended]:
+    """A visible and an infrared clip of some people, and what in it makes it like their clips in the other light."""
+    first = next(iter(runs.values()))
+    manifest, (query, gallery) = first.manifest, (first.evaluation.query, first.evaluation.gallery)
+    shown = []
+    for person in _spread(_in_both_lights(first), NUM_ATTENDED):
+        for side in (gallery, query):
+            row = side.rows[manifest.identity[side.rows] == person][:1]
+            (clip,) = clips_of(manifest, row, first.protocol.shape)
+            light = Modality(int(manifest.modality[row[0]])).name.lower()
+            title = f"person {person}, {light}, camera {manifest.camera[row[0]]}"
+            looks = {name: _attention(found, row, int(person)) for name, found in runs.items()}
+            shown.append(Attended(title, clip, looks))
+    return shown
+
+
+def mapped(found: Found) -> tuple[Map, list[int]]:
+    """Clips of some people in the plane, and which of the people to colour."""
+    manifest, evaluation = found.manifest, found.evaluation
+    people = _spread(_in_both_lights(found), NUM_MAPPED)
+    sides = [_some_of_each(side, manifest, people) for side in (evaluation.gallery, evaluation.query)]
+    rows = np.concatenate([side.rows for side in sides])
+    points = tsne(torch.cat([side.vectors for side in sides]).numpy())
+    is_visible = manifest.modality[rows] == Modality.VISIBLE
+    return Map(points, manifest.identity[rows], is_visible), _spread(people, NUM_COLOURED).tolist()
+
+
+def distances(found: Found) -> Pairs:
     """Cosine distances of positive and negative pairs, within each modality and across.
 
     Pairs of one person in one camera are left out, as they would be easy; so is a panel without any pair. At most
     `MAX_CLIPS` a modality, evenly spaced.
     """
-    infrared, visible = _thinned(evaluation.query), _thinned(evaluation.gallery)
+    infrared, visible = (
+        _at(side, slice(None, None, -(-len(side.rows) // MAX_CLIPS)))
+        for side in (found.evaluation.query, found.evaluation.gallery)
+    )
     pairs = {
         "Within visible": (visible, visible),
         "Within infrared": (infrared, infrared),
         "Across modalities": (infrared, visible),
     }
     return {
-        title: found
+        title: both
         for title, sides in pairs.items()
-        if len((found := _pair_distances(*sides, manifest))[0]) and len(found[1])
+        if len((both := _pair_distances(*sides, found.manifest))[0]) and len(both[1])
     }
+
+
+def seen(step: int, batch: Batch, clips: PairedClips, manifest: Manifest) -> Seen:
+    """The first frame of every clip of a batch of training, as the network gets it."""
+    visible, infrared = (side[:, 0].movedim(1, -1).numpy() for side in (clips.visible, clips.infrared))
+    runs = np.flatnonzero(np.diff(batch.identity)) + 1
+    return Seen(
+        step,
+        visible,
+        infrared,
+        manifest.identity[batch.visible],
+        manifest.camera[batch.visible],
+        manifest.camera[batch.infrared],
+        num_tracklets=int(runs[0]) if len(runs) else len(batch.identity),
+    )
+
+
+def clips_of(manifest: Manifest, rows: Rows, shape: ClipShape) -> Photographs:
+    """The clips (N, T, H, W, 3) that are embedded for tracklets."""
+    clips = np.zeros((len(rows), *shape, 3), dtype=np.uint8)
+    reader = ClipReader(manifest, shape)
+    reader.read_for_test(rows, clips)
+    reader.close()
+    return clips
+
+
+def _ranking(
+    name: str, found: Found, direction: Direction, chosen: Rows, columns: Rows | None = None
+) -> Ranking:
+    """What a run answers to the queries `chosen`, at the ranks `columns` from 0, by default the first ones."""
+    if columns is None:
+        columns = np.tile(np.arange(NUM_ANSWERS), (len(chosen), 1))
+    manifest, (query, gallery) = found.manifest, found.evaluation.sides(direction)
+    labels = Labels(manifest.identity[gallery.rows], manifest.camera[gallery.rows])
+    similarity = np.stack([*found.evaluation.similarities(direction, chosen)])
+    answers = np.full(columns.shape, NOBODY)
+    for i, row in enumerate(query.rows[chosen]):
+        ranked = first_answers(
+            similarity[i],
+            int(manifest.identity[row]),
+            int(manifest.camera[row]),
+            labels,
+            len(labels.identity),
+            remove_same_camera=found.protocol.drop_same_camera,
+        )
+        is_there = columns[i] < len(ranked)
+        answers[i, is_there] = ranked[columns[i, is_there]]
+    is_there = answers != NOBODY
+    shape = found.protocol.shape
+    shown = np.zeros((*answers.shape, shape.height, shape.width, 3), dtype=np.uint8)
+    middle = clips_of(manifest, gallery.rows[answers[is_there]], shape)[:, shape.frames // 2]
+    shown[is_there] = middle
+    return Ranking(
+        name,
+        shown,
+        np.where(is_there, labels.identity[answers], NOBODY),
+        np.where(is_there, np.take_along_axis(similarity, answers, axis=1), np.nan),
+        columns + 1,
+    )
+
+
+def _panel(title: str, found: Found, direction: Direction, chosen: Rows, rankings: list[Ranking]) -> Panel:
+    rows = found.evaluation.sides(direction)[0].rows[chosen]
+    clips = clips_of(found.manifest, rows, found.protocol.shape)
+    return Panel(title, clips, found.manifest.identity[rows], rankings)
+
+
+def _attention(found: Found, row: Rows, person: int) -> Numbers:
+    """Of one clip (T, h, w), for its likeness to the mean of the person's clips in the other light."""
+    manifest, evaluator = found.manifest, found.evaluator
+    modality = Modality(int(manifest.modality[row[0]]))
+    other = found.evaluation.query if modality is Modality.VISIBLE else found.evaluation.gallery
+    mean = other.vectors[torch.from_numpy(manifest.identity[other.rows] == person)].mean(0, keepdim=True)
+    target = torch.nn.functional.normalize(mean, dim=1)
+    device, dtype = evaluator.runtime.device, evaluator.runtime.dtype
+    pixels = normalise(as_tensor(clips_of(manifest, row, found.protocol.shape)).to(device)).to(dtype)
+    looks = attention(evaluator.network, pixels, modality, target.to(device, dtype), found.protocol.embedding)
+    return looks[0].cpu().numpy()
 
 
 def _pair_distances(one: Embedded, other: Embedded, manifest: Manifest) -> tuple[Numbers, Numbers]:
@@ -115,12 +226,26 @@ def _pair_distances(one: Embedded, other: Embedded, manifest: Manifest) -> tuple
     return distance[same_person & ~same_camera & once], distance[~same_person & once]
 
 
-def _thinned(side: Embedded) -> Embedded:
-    step = -(-len(side.rows) // MAX_CLIPS)
-    return Embedded(side.rows[::step], side.vectors[::step])
+def _in_both_lights(found: Found) -> Rows:
+    """People with clips on both sides, by number: at least one, or nothing could have been scored."""
+    query, gallery = (
+        found.manifest.identity[side.rows] for side in found.evaluation.sides(Direction.INFRARED_TO_VISIBLE)
+    )
+    return np.intersect1d(query, gallery)
 
 
-def _saved(folder: Path, figures: dict[str, Figure]) -> list[Path]:
-    for name, figure in figures.items():
-        pictures.save(figure, folder / name)
-    return [folder / name for name in figures]
+def _spread(people: Rows, most: int) -> Rows:
+    """At most so many, evenly spaced, from the middle of the first part to that of the last."""
+    count = min(most, len(people))
+    chosen: Rows = people[(2 * np.arange(count) + 1) * len(people) // (2 * count or 1)]
+    return chosen
+
+
+def _some_of_each(side: Embedded, manifest: Manifest, people: Rows) -> Embedded:
+    """The first clips of each of the people."""
+    identity = manifest.identity[side.rows]
+    return _at(side, np.concatenate([np.flatnonzero(identity == person)[:MAX_MAPPED] for person in people]))
+
+
+def _at(side: Embedded, places: slice | Rows) -> Embedded:
+    return Embedded(side.rows[places], side.vectors[places])

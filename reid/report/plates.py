@@ -1,0 +1,164 @@
+"""The pictures of runs, each with the words that belong under it.
+
+    Found of each run, Seen, a journal -> Picture: a name, a function that draws it, a caption
+
+`kept` are the pictures that training leaves with a run; a report shows all of them, for one run or several.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from reid.report import album, charts, sheets
+from reid.report.album import Found, Runs
+from reid.report.projection import usable_perplexity
+from reid.report.rendering import Draw, write
+from reid.report.sheets import Seen
+from reid.tracking.runs import series, stage_ends
+from reid.types import Direction
+
+
+class Picture(NamedTuple):
+    """`name` is that of its files. A chart is made of lines and text, and fit for a paper as it is."""
+
+    name: str
+    draw: Draw
+    caption: str
+    is_chart: bool
+
+
+def kept(found: Found, seen: Seen, run_folder: Path, name: str) -> Iterator[Picture]:
+    """What training draws of a run at its end."""
+    runs = {name: found}
+    yield from (retrieval(runs, direction) for direction in Direction)
+    yield matching(runs)
+    yield from distances(runs)
+    yield attention(runs)
+    yield batch(seen, synthetic=found.manifest.synthetic)
+    yield curves(run_folder, name, synthetic=found.manifest.synthetic)
+
+
+def saved(pictures: Iterable[Picture], folder: Path) -> list[Path]:
+    """Write each as a PNG. Returns the files."""
+    return [write(picture.draw, folder / f"{picture.name}.png") for picture in pictures]
+
+
+def retrieval(runs: Runs, direction: Direction) -> Picture:
+    """Some queries of a direction and the first answers of each run."""
+    panel = album.answered(runs, direction)
+    rows = "The rows of a query are the runs; all were asked the same. " if len(runs) > 1 else ""
+    caption = (
+        f"{len(panel.clips)} queries drawn at random, and the {album.NUM_ANSWERS} tracklets found first. On the left the "
+        f"middle frame of the query, beside it the {panel.clips.shape[1]} frames that were embedded. {rows}Green and ✓: "
+        f"the same person; red and ✗: another one. Numbers are {_numbers(runs)}."
+    )
+    return _sheet(f"retrieval_{direction}", partial(sheets.retrieval_sheet, panel), caption, runs)
+
+
+def failures(name: str, found: Found, direction: Direction) -> Iterator[Picture]:
+    """The hardest queries of a run in a direction; nothing if every first answer is right."""
+    if panel := album.failed(found, direction):
+        result = found.evaluation.results[direction]
+        wrong = int((result.first_hit > 0).sum())
+        caption = (
+            f"Of {result.num_queries:,} queries {wrong:,} have a wrong answer at rank 1. These are the {len(panel.clips)} "
+            "whose first right answer comes last, hardest first; it stands in the column on the right, with its rank."
+        )
+        draw = partial(sheets.retrieval_sheet, panel)
+        yield _sheet(f"failures_{direction}", draw, caption, {name: found})
+
+
+def matching(runs: Runs) -> Picture:
+    """CMC curves of all runs."""
+    curves = {name: found.evaluation.results for name, found in runs.items()}
+    caption = (
+        "Share of queries with a right answer among the first k. The dashed line is what a gallery in random order would "
+        "score."
+    )
+    return _chart("cmc", partial(charts.cmc_curves, curves), caption, runs)
+
+
+def distances(runs: Runs) -> Iterator[Picture]:
+    """Histograms of distances; nothing where no person was seen twice."""
+    found = {name: pairs for name, of in runs.items() if (pairs := album.distances(of))}
+    if found:
+        caption = (
+            "Cosine distances of clips of one person by different cameras (green) and of different people (red), as "
+            "densities; dotted: medians. In order: how often a random pair of the first kind is closer than one of the "
+            "second; 50 % is chance."
+        )
+        yield _chart("distances", partial(charts.distance_histograms, found), caption, runs)
+
+
+def embeddings(runs: Runs) -> Picture:
+    """Clips of each run in the plane."""
+    found = {name: album.mapped(of) for name, of in runs.items()}
+    maps = {name: points for name, (points, _) in found.items()}
+    people = next(iter(found.values()))[1]
+    shown = next(iter(maps.values())).identity
+    num_clips = len(shown)
+    caption = (
+        f"{num_clips:,} clips of {len(np.unique(shown))} test people by exact t-SNE (perplexity {usable_perplexity(num_clips):.3g}, begun from the first two "
+        f"principal components). Left: {len(people)} people in colours, all others grey. Right: the light. Where the "
+        "light no longer matters, dots and triangles lie among each other. Axes, sizes of groups and distances between "
+        "them mean nothing."
+    )
+    return _chart("embeddings", partial(charts.embedding_maps, maps, people), caption, runs)
+
+
+def attention(runs: Runs) -> Picture:
+    """Where each run looks."""
+    caption = (
+        "Frames of a clip, and over them what makes it like the mean of the same person's clips in the other light: "
+        "Grad-CAM at the last layer of the defence, its gradient not averaged over cells, since the guided embedding "
+        "treats each stripe on its own. The warmer, the more; each clip of each run has its own scale."
+    )
+    return _sheet("attention", partial(sheets.attention_sheet, album.attended(runs)), caption, runs)
+
+
+def batch(seen: Seen, *, synthetic: bool) -> Picture:
+    """A batch of training."""
+    num_people = len(seen.identity) // seen.num_tracklets
+    caption = (
+        f"The global batch of step {seen.step}: {num_people} people, {seen.num_tracklets} tracklets of each in both "
+        "lights, visible above infrared. The first frame of each clip as the network got it, cropped, flipped and mixed "
+        "to grey by chance. Made again from seed and step, of which every batch is a function; it was not recorded."
+    )
+    return Picture(
+        f"batch_{seen.step}", _labelled(partial(sheets.batch_sheet, seen), synthetic), caption, is_chart=False
+    )
+
+
+def curves(run_folder: Path, name: str, *, synthetic: bool) -> Picture:
+    """The training curves of a journal."""
+    stages = stage_ends(run_folder)
+    draw = partial(charts.training_curves, series(run_folder), title=f"Training of {name}", stages=stages)
+    boundary = f" Step II of Algorithm 1 begins after step {stages[0]:,}." if stages else ""
+    caption = f"What the journal says, against the step, an iteration.{boundary}"
+    return Picture("training", _labelled(draw, synthetic), caption, is_chart=True)
+
+
+def _numbers(runs: Runs) -> str:
+    """What orders the answers of a sheet."""
+    is_reranked = any(found.evaluation.reranking is not None for found in runs.values())
+    return "similarities after re-ranking" if is_reranked else "cosines; 1 is identical"
+
+
+def _sheet(name: str, draw: Callable[..., Figure], caption: str, runs: Runs) -> Picture:
+    return Picture(name, _labelled(draw, _is_synthetic(runs)), caption, is_chart=False)
+
+
+def _chart(name: str, draw: Callable[..., Figure], caption: str, runs: Runs) -> Picture:
+    return Picture(name, _labelled(draw, _is_synthetic(runs)), caption, is_chart=True)
+
+
+def _labelled(draw: Callable[..., Figure], synthetic: bool) -> Draw:
+    return partial(draw, synthetic=synthetic)
+
+
+def _is_synthetic(runs: Runs) -> bool:
+    return any(found.manifest.synthetic for found in runs.values())
