@@ -210,6 +210,8 @@ class Tracking(_Section, hide_input_in_errors=True):
     """Name of the run in MLflow; by default that of the run's folder."""
     uri: str | None = None
     """MLflow server or store; by default MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder."""
+    parent: Path | None = None
+    """Folder of the run above this one, whose means over seeds `reid runs gather` makes; begun where there is none."""
 
     @field_validator("uri")
     @classmethod

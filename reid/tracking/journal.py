@@ -13,6 +13,7 @@ import math
 import os
 import re
 import time
+import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ def read(run_folder: Path) -> Iterator[Record]:
 
 
 def header(run_folder: Path) -> dict[str, Any]:
-    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`, `parent_uid` or None.
+    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`, `parent_uid` or None; and
+    `parent`, the folder of the run above it as seen from this one, if there is one.
 
     Raises ValueError if the folder holds no run.
     """
@@ -151,6 +153,13 @@ def header(run_folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{run_folder}: no run here ({FILE_NAME} is missing or empty). Name the folder of a run"
         ) from error
+
+
+def topmost(run_folder: Path) -> Path:
+    """The folder of the run that stands above all others of this one's family; the run's own if it has no parent."""
+    while (run_folder / FILE_NAME).exists() and (above := header(run_folder).get("parent")):
+        run_folder = (run_folder / above).resolve()
+    return run_folder
 
 
 class Journal:
@@ -192,6 +201,27 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def introduce(self, *, experiment: str, name: str, parent: Path | None) -> None:
+        """Say who this run is: the first record, written once. `parent` is the folder of the run above it.
+
+        Raises ValueError if the parent holds no run, or one of another experiment.
+        """
+        uid, above = uuid.uuid4().hex, header(parent) if parent else None
+        if above is not None and above["experiment"] != experiment:
+            raise ValueError(
+                f"{parent}: this run is of the experiment {above['experiment']!r}, and cannot hold one of {experiment!r}. "
+                "Give both the same experiment, or choose another parent"
+            )
+        data = {
+            "uid": uid,
+            "experiment": experiment,
+            "name": name,
+            "parent_uid": above["uid"] if above else None,
+        }
+        if parent is not None:
+            data["parent"] = Path(os.path.relpath(parent.resolve(), self.path.parent.resolve())).as_posix()
+        self.append(Kind.RUN, data)
 
     @property
     def last_step(self) -> int:

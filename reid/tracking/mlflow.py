@@ -114,8 +114,10 @@ class Replay:
         target.save(self._run_folder, self._uri, run)
 
     def beat(self, now: float) -> None:
-        """Tell the server that the run lives. `now` in seconds since 1970."""
-        self._client.set_tag(self.connect(now).run_id, names.Tag.HEARTBEAT, str(int(now)))
+        """Tell the server that the run lives, also if it was reaped meanwhile. `now` in seconds since 1970."""
+        run = self.connect(now)
+        self._client.set_tag(run.run_id, names.Tag.HEARTBEAT, str(int(now)))
+        self._client.update_run(run.run_id, status="RUNNING")
 
     def _experiment(self) -> str:
         name = self._header["experiment"]
@@ -301,17 +303,26 @@ def _first_use_alone(uri: str) -> Iterator[TextIO | None]:
 def reap(tracking_uri: str, experiment: str, silent_seconds: float) -> list[str]:
     """Close runs of a server whose sender has been silent: their node is gone. Returns their names.
 
-    A run without any heartbeat was not sent by us, and is left alone. Raises ValueError if there is no such experiment.
+    A run without any heartbeat was not sent by us, and is left alone. Raises ValueError if there is no such experiment, and
+    ConnectionError if the server does not answer.
     """
-    client = _mlflow().MlflowClient(tracking_uri)
+    mlflow = _mlflow()
+    try:
+        return _reap(mlflow.MlflowClient(tracking_uri), experiment, silent_seconds)
+    except mlflow.MlflowException as error:
+        raise ConnectionError(f"{redacted(tracking_uri)}: {redacted(str(error).splitlines()[0])}") from error
+
+
+def _reap(client: Any, experiment: str, silent_seconds: float) -> list[str]:
     found = client.get_experiment_by_name(experiment)
     if found is None:
-        raise ValueError(f"{redacted(tracking_uri)} has no experiment {experiment!r}")
+        raise ValueError(f"the server has no experiment {experiment!r}; name one with --experiment")
+    ours = f"attributes.status = 'RUNNING' AND tags.{names.Tag.HEARTBEAT} LIKE '%'"
     closed = []
-    for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
-        beat = run.data.tags.get(names.Tag.HEARTBEAT)
-        if beat is not None and time.time() - float(beat) > silent_seconds:
+    for run in client.search_runs([found.experiment_id], ours):
+        beat = float(run.data.tags[names.Tag.HEARTBEAT])
+        if time.time() - beat > silent_seconds:
             client.set_tag(run.info.run_id, names.Tag.ENDED_BY, "silence: its node has vanished")
-            client.set_terminated(run.info.run_id, "KILLED", _milliseconds(float(beat)))
+            client.set_terminated(run.info.run_id, "KILLED", _milliseconds(beat))
             closed.append(run.info.run_name)
     return closed

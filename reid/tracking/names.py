@@ -58,6 +58,20 @@ def mean_inverse_penalty(direction: Direction) -> str:
     return f"{direction}/minp"
 
 
+SCORES = (
+    *(rank(direction, k) for direction in Direction for k in RANKS),
+    *(mean_average_precision(direction) for direction in Direction),
+    *(mean_inverse_penalty(direction) for direction in Direction),
+    Metric.MEAN_RANK1,
+    Metric.MEAN_MAP,
+)
+
+
+def deviation(score: str) -> str:
+    """The sample deviation of one of SCORES over the children of a run; its mean has the name of the score."""
+    return f"{score}_deviation"
+
+
 def is_repeatable(metric: str) -> bool:
     """Whether a resumed run should see the same value again. Speed, memory and health belong to the machine."""
     return not metric.startswith(("speed/", "gpu/", "system/", "health/"))
@@ -110,6 +124,7 @@ class Tag(StrEnum):
     LAST_CHECKPOINT = "last_checkpoint"
     HEARTBEAT = "heartbeat"
     ENDED_BY = "ended_by"
+    CHILDREN = "children"
     ACCEPTED_CHANGES = "accepted_changes"
 
 

@@ -15,13 +15,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
 import psutil
 
-from reid.tracking.journal import FILE_NAME, Kind, Record, Tail
+from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header
 from reid.tracking.mlflow import Replay, RunLostError
 from reid.tracking.runs import beat, bury
 from reid.tracking.target import redacted
@@ -60,13 +60,18 @@ class Watch:
 
 
 class Courier:
-    """Carries records from the journal to the server. `ended` tells whether the journal's last life is over."""
+    """Carries records from the journal to the server, those of the run above it first, as MLflow must know that to nest
+    this one. `ended` tells whether the journal's last life is over.
+    """
 
     def __init__(self, run_folder: Path, tracking_uri: str) -> None:
         self.ended = False
         self.num_sent = 0
         self._run_folder = run_folder
+        self._tracking_uri = tracking_uri
         self._replay = Replay(run_folder, tracking_uri)
+        above = header(run_folder).get("parent")
+        self._parent = run_folder / above if above else None
         self._tail = Tail(run_folder / FILE_NAME)
         self._unsent: deque[tuple[Record, int]] = deque()
         self._next_beat = 0.0
@@ -98,6 +103,9 @@ class Courier:
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     def _deliver(self) -> None:
+        if self._unsent and self._parent is not None and (self._parent / FILE_NAME).exists():
+            with suppress(SenderInUseError):  # then another child brings it there
+                sync(self._parent, self._tracking_uri)
         while self._unsent:
             batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])

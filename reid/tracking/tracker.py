@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import uuid
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from reid.tracking import names
-from reid.tracking.journal import Journal, Kind, header
+from reid.tracking.journal import Journal, Kind, topmost
 
 OFFLINE = "offline"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -39,9 +38,12 @@ class Status(StrEnum):
 
 
 def tracking_uri_of(run_folder: Path, chosen: str | None = None) -> str:
-    """Where a run is sent: `chosen`, else MLFLOW_TRACKING_URI, else an SQLite file beside the run folder."""
-    database = run_folder.resolve().parent / "mlflow.db"
-    return chosen or os.environ.get(TRACKING_URI) or f"sqlite:///{database}"
+    """Where a run is sent: `chosen`, else MLFLOW_TRACKING_URI, else an SQLite file beside the folder of the run, or of the
+    topmost one above it.
+    """
+    if found := chosen or os.environ.get(TRACKING_URI):
+        return found
+    return f"sqlite:///{topmost(run_folder.resolve()).parent / 'mlflow.db'}"
 
 
 class Tracker:
@@ -83,10 +85,11 @@ class Tracker:
                 "Resume it, or choose another folder"
             )
         if journal.run is None:
-            uid, parent_uid = uuid.uuid4().hex, header(parent)["uid"] if parent else None
-            journal.append(
-                Kind.RUN, {"uid": uid, "experiment": experiment, "name": run_name, "parent_uid": parent_uid}
-            )
+            try:
+                journal.introduce(experiment=experiment, name=run_name, parent=parent)
+            except ValueError:
+                journal.close()
+                raise
         journal.append(Kind.START, {"pid": os.getpid(), "host": os.uname().nodename})
         uri = tracking_uri_of(run_folder, tracking_uri)
         tracker = cls(journal, None if uri == OFFLINE else Sender(run_folder, uri))

@@ -18,7 +18,7 @@ from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
 from reid.model.resnet import pretrained
 from reid.runtime import Runtime
 from reid.signals import MARKER, Stopped
-from reid.tracking import names
+from reid.tracking import family, names
 from reid.tracking.tracker import SilentTracker, Status, Tracker
 from reid.training import build, checkpoint, provenance
 from reid.training.checkpoint import Snapshot
@@ -221,12 +221,16 @@ def _runtime(config: Config) -> Runtime:
 
 
 def _tracker(config: Config, folder: Path, *, resume: bool) -> Tracker:
+    experiment, parent = config.tracking.experiment, config.tracking.parent
+    if parent is not None:
+        family.begin(parent, experiment=experiment, run_name=parent.resolve().name)
     return Tracker.open(
         folder,
-        experiment=config.tracking.experiment,
+        experiment=experiment,
         run_name=config.tracking.run_name or folder.resolve().name,
         tracking_uri=config.tracking.uri,
         resume=resume,
+        parent=parent,
     )
 
 
