@@ -108,6 +108,12 @@ class Engine:
         """Where the checkpoint of `step` lies, once it is published."""
         return checkpoint.place(self.checkpoints, self.step)
 
+    def _published_at(self) -> float | None:
+        """When the newest checkpoint was published, in seconds since 1970; None where there is none."""
+        if self.writer.published_at is None and self.newest.exists():  # the one that this run continues from
+            self.writer.published_at = self.newest.stat().st_mtime
+        return self.writer.published_at
+
     def run(self) -> Ending:
         """Train to the end of the schedule, or until some process is asked to stop. The last act is a checkpoint.
 
@@ -115,8 +121,12 @@ class Engine:
         room.
         """
         evaluation, signal = None, None
-        with self.runtime.heeding_signals(), self._batches() as batches, self.writer:
-            progress = Progress(self.config, self.runtime, batches, self.step)
+        with (
+            self.runtime.heeding_signals(),
+            self._batches() as batches,
+            self.writer,
+            Progress(self.config, self.runtime, batches, self.step, self._published_at) as progress,
+        ):
             try:
                 if self._evaluation_is_due or self.step == self.config.num_steps:
                     evaluation = self._evaluate_again(progress)
@@ -228,7 +238,9 @@ class Engine:
     def evaluate(self) -> Evaluation:
         """Score the network as it is, log the scores and write them to the run's folder."""
         began = time.monotonic()
+        self._evaluation_is_due = True
         evaluation = self.evaluator.evaluate()
+        self._evaluation_is_due = False
         seconds = time.monotonic() - began
         found = scores(evaluation)
         self.tracker.metrics(self.step, {**found, names.Metric.EVALUATION_SECONDS: seconds})
