@@ -25,10 +25,10 @@ from preprocess.options import Check, Size
 from reid.data.shards import LARGEST_FRAME, MOST_PIXELS
 
 MOST_SCANS = 100  # a progressive JPEG has about ten; each scan costs a pass over all pixels
-SCAN, PROGRESSIVE, APP1 = 0xFFDA, 0xFFC2, 0xFFE1
+SCAN, PROGRESSIVE, APP1, FILL = 0xFFDA, 0xFFC2, 0xFFE1, 0xFFFF
 COLOURS = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}
 
-_SEGMENT = struct.Struct(">HH")
+_SEGMENT = struct.Struct(">HH")  # marker, length
 
 Pixels = NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ class Header(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture as it goes into a shard. `is_gray`: it was decoded and has R = G = B everywhere."""
+    """A picture as it goes into a shard. `is_gray`: its pixels were looked at, and have R = G = B everywhere."""
 
     data: bytes
     size: Size
@@ -71,27 +71,26 @@ def read_header(data: bytes) -> Header:
         )
     if colour not in COLOURS:
         raise PictureError(f"a {colour} picture; convert it to RGB or grey first")
-    segments = _segments(data)
-    markers = dict(segments)
-    if PROGRESSIVE in markers and data.count(SCAN.to_bytes(2)) > MOST_SCANS:
+    is_progressive, has_exif = _survey(data)
+    if is_progressive and data.count(SCAN.to_bytes(2)) > MOST_SCANS:
         raise PictureError(f"more than {MOST_SCANS} scans: made to keep decoders busy")
-    has_exif = APP1 in markers and any(
-        data.startswith(b"Exif\0\0", place + 4) for marker, place in segments if marker == APP1
-    )
     return Header(Size(height, width), colour, _orientation(data) if has_exif else 1)
 
 
-def _segments(data: bytes) -> list[tuple[int, int]]:
-    """Marker and place of every segment before the first scan."""
-    segments = []
-    place = 2
-    while place + 4 <= len(data):
+def _survey(data: bytes) -> tuple[bool, bool]:
+    """Whether a JPEG is progressive, and whether it has EXIF data: what its segments before the first scan say."""
+    is_progressive = has_exif = False
+    place, last = 2, len(data) - _SEGMENT.size
+    while place <= last:
         marker, length = _SEGMENT.unpack_from(data, place)
         if marker == SCAN or marker < 0xFF00:
             break
-        segments.append((marker, place))
-        place += 1 if marker == 0xFFFF else 2 + length
-    return segments
+        if marker == PROGRESSIVE:
+            is_progressive = True
+        elif marker == APP1 and data.startswith(b"Exif\0\0", place + _SEGMENT.size):
+            has_exif = True
+        place += 1 if marker == FILL else 2 + length
+    return is_progressive, has_exif
 
 
 def _orientation(data: bytes) -> int:
@@ -115,8 +114,16 @@ def decode(data: bytes, header: Header) -> Pixels:
 
 
 def is_gray(pixels: Pixels) -> bool:
-    """Whether R = G = B everywhere."""
-    return all((pixels[..., 0] == pixels[..., channel]).all() for channel in range(1, pixels.shape[-1]))
+    """Whether R = G = B everywhere. Most pictures in colour show it in their first row."""
+    return pixels.shape[-1] == 1 or all(_neighbours_agree(part) for part in (pixels[:1], pixels))
+
+
+def _neighbours_agree(pixels: Pixels) -> bool:
+    """Whether R = G = B, by comparing each byte with the next: three times as fast as comparing strided channels."""
+    values = pixels.reshape(-1)
+    differs = values[1:] != values[:-1]
+    differs[2::3] = False  # B of a pixel and R of the next
+    return not differs.any()
 
 
 def keep(data: bytes, check: Check) -> Picture:
@@ -144,14 +151,15 @@ class Resizer:
     def __call__(self, data: bytes) -> Picture:
         header = read_header(data)
         pixels = decode(data, header)
-        gray = is_gray(pixels)
         if header.size == self.size and header.orientation == 1:
-            return Picture(data, self.size, gray)
+            return Picture(data, self.size, is_gray(pixels))
         picture = Image.fromarray(pixels[..., 0] if header.colour == "Gray" else pixels)
         turn = _TURNS.get(header.orientation)
         upright = picture if turn is None else picture.transpose(turn)
-        resized = upright.resize((self.size.width, self.size.height), Image.Resampling.BILINEAR)
-        return Picture(_encode(np.asarray(resized), self.quality), self.size, gray)
+        resized = np.asarray(
+            upright.resize((self.size.width, self.size.height), Image.Resampling.BILINEAR)
+        ).reshape(*self.size, -1)
+        return Picture(_encode(resized, self.quality), self.size, is_gray(resized))
 
 
 _TURNS = {
@@ -166,10 +174,8 @@ _TURNS = {
 
 
 def _encode(pixels: Pixels, quality: int) -> bytes:
-    if pixels.ndim == 2:
-        gray = np.ascontiguousarray(pixels[..., None])
-        return bytes(simplejpeg.encode_jpeg(gray, quality, colorspace="GRAY", colorsubsampling="Gray"))
-    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colorsubsampling="420"))
+    colours, sampling = ("GRAY", "Gray") if pixels.shape[-1] == 1 else ("RGB", "420")
+    return bytes(simplejpeg.encode_jpeg(pixels, quality, colours, sampling))
 
 
 class Backend(NamedTuple):
@@ -198,9 +204,9 @@ def pil_backend() -> Backend:
     loaded = PIL.__version__
     simd = ".post" in loaded
     owners = {
-        distribution.name.lower().replace("_", "-"): distribution.version
-        for distribution in importlib.metadata.distributions()
-        if distribution.name and distribution.name.lower().replace("_", "-") in {"pillow", "pillow-simd"}
+        name: distribution.version
+        for name in ("pillow", "pillow-simd")
+        for distribution in importlib.metadata.distributions(name=name)
     }
     problems = []
     if len(owners) > 1:

@@ -40,7 +40,8 @@ from reid.data.manifest import DESCRIPTION, read_description
 from reid.data.shards import LARGEST_FRAME, frame_members
 from reid.data.ustar import BLOCK, archive_size, member, padded
 
-READ_AHEAD = 64
+READ_AHEAD = 64  # files
+PIECE = 64 << 10  # bytes that are asked for at once; most pictures are smaller
 
 
 class Part(NamedTuple):
@@ -262,9 +263,10 @@ def _read_ahead(root: Path, frames: list[str]) -> Iterator[bytes]:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     opened: deque[int] = deque()
+    folder = f"{root}/"
     try:
         for frame in frames:
-            descriptor = os.open(f"{root}/{frame}", flags)
+            descriptor = os.open(folder + frame, flags)
             opened.append(descriptor)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
             if len(opened) > READ_AHEAD:
@@ -277,12 +279,12 @@ def _read_ahead(root: Path, frames: list[str]) -> Iterator[bytes]:
 
 
 def _read(descriptor: int) -> bytes:
-    """A whole file, but no more than is needed to see that it is larger than a frame may be."""
+    """A whole file, or as much of it as shows that it is larger than a frame may be."""
+    pieces, size = [], 0
     try:
-        size = min(os.fstat(descriptor).st_size, LARGEST_FRAME + 1)
-        data = os.read(descriptor, size)
-        while len(data) < size and (more := os.read(descriptor, size - len(data))):
-            data += more
-        return data
+        while size <= LARGEST_FRAME and (piece := os.read(descriptor, PIECE)):
+            pieces.append(piece)
+            size += len(piece)
     finally:
         os.close(descriptor)
+    return b"".join(pieces)

@@ -58,7 +58,10 @@ class TrackletRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """The sidecar of a shard. `plan` says which plan it belongs to, `skipped` which pictures were left out, and why."""
+    """The sidecar of a shard. `plan` says which plan it belongs to, `skipped` which pictures were left out, and why.
+
+    `sidecar_sha256` is that of the file it was read from.
+    """
 
     plan: str
     name: str
@@ -66,6 +69,7 @@ class ShardRecord:
     sha256: str
     tracklets: tuple[TrackletRecord, ...]
     skipped: tuple[tuple[str, str], ...]
+    sidecar_sha256: str = ""
 
     @property
     def num_tracklets(self) -> int:
@@ -83,22 +87,20 @@ class ShardRecord:
     def last_key(self) -> str:
         return self.tracklets[-1].key
 
-    @property
-    def sidecar_sha256(self) -> str:
-        return hashlib.sha256(self.to_json()).hexdigest()
-
     def to_json(self) -> bytes:
-        tracklets = [_fields(tracklet) for tracklet in self.tracklets]
-        return json.dumps(_fields(self) | {"tracklets": tracklets}, separators=(",", ":")).encode() + b"\n"
+        written = _fields(self) | {"tracklets": [_fields(tracklet) for tracklet in self.tracklets]}
+        del written["sidecar_sha256"]
+        return json.dumps(written, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def read(cls, sidecar: Path) -> Self:
         """Raises ValueError if the file is not what `to_json` writes."""
+        data = sidecar.read_bytes()
         try:
-            read = json.loads(sidecar.read_bytes())
+            read = json.loads(data)
             read["tracklets"] = tuple(_tracklet(each) for each in read["tracklets"])
             read["skipped"] = tuple((str(name), str(reason)) for name, reason in read["skipped"])
-            return cls(**read)
+            return cls(**read, sidecar_sha256=hashlib.sha256(data).hexdigest())
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{sidecar}: not the sidecar of a shard: {error!r}") from error
 

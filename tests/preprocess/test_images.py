@@ -15,6 +15,7 @@ from preprocess.images import (
     PictureError,
     Resizer,
     decode,
+    is_gray,
     keep,
     pil_backend,
     read_header,
@@ -84,6 +85,28 @@ def test_a_grey_picture_stays_grey_when_resized():
     resized = Resizer(Size(24, 16), 92)(encoded(photograph()[..., 0]))
     assert resized.is_gray
     assert read_header(resized.data).colour == "Gray"
+
+
+def test_grey_in_three_channels_is_still_grey_after_resizing_and_encoding():
+    resized = Resizer(Size(24, 16), 80)(encoded(np.stack([photograph()[..., 0]] * 3, axis=-1)))
+    assert resized.is_gray
+    pixels = decode(resized.data, read_header(resized.data))
+    assert np.array_equal(pixels[..., 0], pixels[..., 1])
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_one_value_that_differs_is_enough_to_be_no_grey(height, width, data):
+    pixels = np.full((height, width, 3), 7, dtype=np.uint8)
+    pixels += np.arange(height * width, dtype=np.uint8).reshape(height, width, 1)
+    assert is_gray(pixels)
+    pixels[
+        data.draw(st.integers(0, height - 1)),
+        data.draw(st.integers(0, width - 1)),
+        data.draw(st.integers(0, 2)),
+    ] += 1
+    assert not is_gray(pixels)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
