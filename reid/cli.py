@@ -225,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.INFO if _speaks() else logging.ERROR,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
+        handlers=[_Lines()],
     )
     try:
         return COMMANDS[name][0](rest)
@@ -236,6 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         process = "" if _speaks() else f" (process {os.environ['RANK']})"
         print(f"reid {name}{process}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+class _Lines(logging.Handler):
+    """Writes to what standard error is at the moment: above anything that is kept at the foot of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def _is_ours(error: BaseException) -> bool:

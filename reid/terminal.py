@@ -95,7 +95,8 @@ def counted(title: str, total: int, unit: str, *, speaks: bool) -> Iterator[Call
     def words() -> tuple[str, str]:
         rate = done / max(time.monotonic() - began, 1e-9)
         left = f"{duration((total - done) / rate)} left" if done else ""
-        return f"{title} {done:,}/{total:,} {unit}", ", ".join(filter(None, [f"{rate:.3g} a second", left]))
+        speed = f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second"
+        return f"{title} {done:,}/{total:,} {unit}", ", ".join(filter(None, [speed, left]))
 
     def advance(count: int) -> None:
         nonlocal done, told

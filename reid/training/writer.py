@@ -6,6 +6,7 @@ One snapshot is on its way at most: the next one, and the end, wait for it.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ class Writer:
     """Writes snapshots below `folder` and keeps the newest `keep`. Use it in a `with`, whose end waits for the last.
 
     Every method raises what went wrong with a snapshot begun before: OSError for a disk that is full or broken.
+    `published_at` is when the newest checkpoint was found to be published, in seconds since 1970.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -29,6 +31,7 @@ class Writer:
         self._keep = keep
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: _Pending | None = None
+        self.published_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +62,9 @@ class Writer:
         """Wait for the snapshot that was begun, if any, and tell of it."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            pending.told(pending.path.result())
+            path = pending.path.result()
+            self.published_at = time.time()
+            pending.told(path)
 
     def _publish(self, snapshot: Snapshot) -> Path:
         path = checkpoint.publish(self._folder, snapshot)

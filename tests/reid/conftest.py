@@ -1,10 +1,15 @@
-"""What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, and joined processes."""
+"""What the tests of `reid` share: a tiny packed data set, a configuration that takes seconds, joined processes, and a terminal."""
 
 import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -108,6 +113,63 @@ def trio(tmp_path: Path) -> Iterator[Joined]:
     """Three processes."""
     with _joined(3, tmp_path) as processes:
         yield processes
+
+
+class Screen:
+    """What a terminal shows after some output, and every line that was erased from it on the way."""
+
+    def __init__(self, output: str) -> None:
+        self.lines, self.erased = [""], list[str]()
+        row = column = 0
+        for escape, text in re.findall(r"(\x1b\[[?\d;]*[A-Za-z])|([^\x1b])", output, re.DOTALL):
+            line = self.lines[row]
+            if text == "\n":
+                row += 1
+                self.lines += [""] * (row == len(self.lines))
+            elif text == "\r":
+                column = 0
+            elif text:
+                self.lines[row] = line[:column].ljust(column) + text + line[column + 1 :]
+                column += 1
+            elif escape == "\x1b[2K":
+                self.erased += [line] * bool(line)
+                self.lines[row] = ""
+            elif escape == "\x1b[1A":
+                row -= 1
+            else:
+                assert escape.endswith(("m", "l", "h")), escape  # colours, and whether the cursor is shown
+
+    @property
+    def text(self) -> list[str]:
+        """The lines that show something, without trailing blanks."""
+        return [line.rstrip() for line in self.lines if line.strip()]
+
+
+@pytest.fixture
+def terminal() -> Callable[..., tuple[Screen, int]]:
+    """Runs a Python program with arguments at a terminal of its own: what that shows at the end, and the exit code."""
+
+    def run(*arguments: str, columns: int = 140) -> tuple[Screen, int]:
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, columns))
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        output = b""
+        with suppress(OSError):  # the terminal is gone when nobody holds its other end
+            while piece := os.read(ours, 1 << 16):
+                output += piece
+        os.close(ours)
+        return Screen(output.decode()), process.wait()
+
+    return run
 
 
 @pytest.fixture
