@@ -185,7 +185,7 @@ class ClipReader:
         self._shards = ShardReader(manifest)
         self._num_frames = shape.frames
         self._augmentation = augmentation
-        self._stored = np.empty((shape.height, shape.width, 3), dtype=np.uint8)
+        self._stored, self._changed = np.empty((2, shape.height, shape.width, 3), dtype=np.uint8)
         _warn_if_stored_differently(manifest, shape)
 
     def close(self) -> None:
@@ -231,7 +231,8 @@ class ClipReader:
         for index, jpeg, change, picture in zip(indices.tolist(), jpegs, changes, clip, strict=True):
             self._decode(row, index, jpeg, picture if change is None else self._stored)
             if change is not None:
-                change.apply(self._stored, picture)
+                change.apply(self._stored, self._changed)
+                picture[...] = self._changed  # in one pass: single pixels written to cold memory wait for it
 
     def _decode(self, row: int, index: int, jpeg: bytes, picture: Pixels) -> None:
         try:
