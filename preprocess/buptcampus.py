@@ -3,7 +3,9 @@
     train.txt, query.txt, gallery.txt   lines `identity modality camera tracklet`; modality RGB, IR, or RGB/IR for both
     data_paths.json                     identity -> modality -> camera -> tracklet -> paths of the frames below DATA/
 
-Not read: train_auxiliary.txt, whose identities are seen by one camera, and the folders FakeIR, which are generated.
+Not read: train_auxiliary.txt, whose identities are seen by one camera. The folders FakeIR hold infrared pictures that were
+generated from the visible ones: they are left out unless asked for, and then join the training split only, each as one
+more infrared tracklet whose source is `train.txt (FakeIR)`.
 
 The official protocol asks twice, with either light of query.txt in the other light of gallery.txt. Ours asks once and
 then the other way round, so of the lists it takes the infrared light of query.txt and the visible light of gallery.txt:
@@ -27,6 +29,7 @@ LISTS = {Role.TRAIN: "train.txt", Role.QUERY: "query.txt", Role.GALLERY: "galler
 PUBLISHED_LINES = {Role.TRAIN: 3_574, Role.QUERY: 1_076, Role.GALLERY: 4_844}
 CAMERAS = {name: number for number, name in enumerate(("LS3", "G25", "CQ1", "W4", "TSG1", "TSG2"), 1)}
 FOLDERS = {Modality.VISIBLE: "RGB", Modality.INFRARED: "IR"}
+FAKE = "FakeIR"
 TAKEN = {
     Role.TRAIN: tuple(FOLDERS),
     Role.QUERY: (Modality.INFRARED,),
@@ -53,8 +56,11 @@ def is_here(root: Path) -> bool:
     return (root / PATHS_FILE).is_file()
 
 
-def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
-    """Read the lists of a BUPTCampus tree. Pictures are not touched. Raises BadTreeError."""
+def read(root: Path, mixed: Mixed = Mixed.KEEP, *, fake_infrared: bool = False) -> Tree:
+    """Read the lists of a BUPTCampus tree. Pictures are not touched. Raises BadTreeError.
+
+    `fake_infrared` adds what was generated from the visible tracklets of the training split.
+    """
     table = _read_table(root / PATHS_FILE)
     tree = Tree(root, "buptcampus", "BUPTCampus: lists in the root, pictures in DATA/", mixed)
     mistakes: list[str] = []
@@ -69,6 +75,10 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
             )
         for line in lines:
             tree.tracklets += _tracklets(role, line, table, mistakes)
+        if fake_infrared and role is Role.TRAIN:
+            fakes = [fake for line in lines for fake in _fakes(line, table, mistakes)]
+            tree.notes.append(f"{name}: {len(fakes):,} tracklets of {FAKE} join it, which no camera has seen")
+            tree.tracklets += fakes
     train = {tracklet.identity for tracklet in tree.tracklets if tracklet.split is Split.TRAIN}
     mistakes += [
         f"{tracklet.source}:{tracklet.row}: identity {tracklet.identity} is also in the training split"
@@ -118,36 +128,55 @@ def _lines(path: Path, mistakes: list[str]) -> Iterator[Line]:
 
 
 def _tracklets(role: Role, line: Line, table: dict[str, Any], mistakes: list[str]) -> Iterator[Tracklet]:
-    where = f"{LISTS[role]}:{line.number}"
     for modality in (light for light in line.modalities if light in TAKEN[role]):
-        place = (line.identity, FOLDERS[modality], line.camera, line.tracklet)
-        frames: Any = table
-        for word in place:
-            frames = frames.get(word) if isinstance(frames, dict) else None
-        if not isinstance(frames, list) or not frames:
-            mistakes.append(f"{where}: {PATHS_FILE} has no frames at {' -> '.join(place)}")
-            continue
-        wrong = [frame for frame in frames if not _is_frame(frame, modality)]
-        if wrong:
-            mistakes.append(
-                f"{where}: {PATHS_FILE} names {str(wrong[0])[:80]!r}, which is no frame of {place}"
-            )
-            continue
-        yield Tracklet(
-            split=Split.TRAIN if role is Role.TRAIN else Split.TEST,
-            role=role,
-            identity=int(line.identity),
-            modality=modality,
-            camera=CAMERAS[line.camera],
-            tracklet=int(line.tracklet),
-            frames=tuple(f"DATA/{frame}" for frame in frames),
-            source=LISTS[role],
-            row=line.number,
+        frames = _frames(LISTS[role], line, FOLDERS[modality], table, mistakes)
+        if frames:
+            yield _tracklet(role, line, modality, frames, LISTS[role])
+
+
+def _fakes(line: Line, table: dict[str, Any], mistakes: list[str]) -> Iterator[Tracklet]:
+    """What was generated from the visible tracklet of a line of the training split."""
+    name = LISTS[Role.TRAIN]
+    if Modality.VISIBLE in line.modalities:
+        frames = _frames(name, line, FAKE, table, mistakes)
+        if frames:
+            yield _tracklet(Role.TRAIN, line, Modality.INFRARED, frames, f"{name} ({FAKE})")
+
+
+def _tracklet(role: Role, line: Line, modality: Modality, frames: tuple[str, ...], source: str) -> Tracklet:
+    return Tracklet(
+        split=Split.TRAIN if role is Role.TRAIN else Split.TEST,
+        role=role,
+        identity=int(line.identity),
+        modality=modality,
+        camera=CAMERAS[line.camera],
+        tracklet=int(line.tracklet),
+        frames=frames,
+        source=source,
+        row=line.number,
+    )
+
+
+def _frames(
+    name: str, line: Line, folder: str, table: dict[str, Any], mistakes: list[str]
+) -> tuple[str, ...]:
+    """The paths of the frames of a line in one of the folders of its identity; none after a mistake."""
+    place = (line.identity, folder, line.camera, line.tracklet)
+    frames: Any = table
+    for word in place:
+        frames = frames.get(word) if isinstance(frames, dict) else None
+    if not isinstance(frames, list) or not frames:
+        mistakes.append(f"{name}:{line.number}: {PATHS_FILE} has no frames at {' -> '.join(place)}")
+        return ()
+    wrong = [frame for frame in frames if not _is_frame(frame, folder)]
+    if wrong:
+        mistakes.append(
+            f"{name}:{line.number}: {PATHS_FILE} names {str(wrong[0])[:80]!r}, which is no frame of {place}"
         )
+        return ()
+    return tuple(f"DATA/{frame}" for frame in frames)
 
 
-def _is_frame(frame: object, modality: Modality) -> bool:
-    """A path below DATA/ that leads nowhere else, through the folder of its modality."""
-    if not isinstance(frame, str) or _FRAME.fullmatch(frame) is None:
-        return False
-    return FOLDERS[modality] in frame.split("/")
+def _is_frame(frame: object, folder: str) -> bool:
+    """A path below DATA/ that leads nowhere else, through the folder that it is looked for in."""
+    return isinstance(frame, str) and _FRAME.fullmatch(frame) is not None and folder in frame.split("/")

@@ -68,6 +68,8 @@ class Options:
     """How far copied pictures are checked. `header` is ten times faster, and finds damage only when somebody reads it."""
     mixed: Mixed = Mixed.KEEP
     """What to do with rows that mix frames of several sources."""
+    fake_infrared: bool = False
+    """BUPTCampus only: train on its FakeIR too, infrared pictures that were generated from the visible ones."""
     minimum_frames: int = 12
     """Recorded for readers, which leave shorter tracklets out. All tracklets are packed."""
     order: Order = Order.IDENTITY

@@ -35,7 +35,7 @@ from preprocess.progress import Progress, Show, hidden
 from preprocess.publish import sync, whole_file, write_whole
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, read_finished
 from preprocess.seal import seal
-from preprocess.tree import BadTreeError
+from preprocess.tree import BadTreeError, Tree
 from reid.data.manifest import DESCRIPTION, read_description
 from reid.data.shards import LARGEST_FRAME, frame_members
 from reid.data.ustar import BLOCK, archive_size, member, padded
@@ -88,7 +88,7 @@ def pack(
         raise ValueError(f"The number of workers must be 1 or more, found {num_workers}.")
     out = Path(out)
     source = Path(source)
-    tree = (buptcampus if buptcampus.is_here(source) else vcm).read(source, options.mixed)
+    tree = _read_tree(source, options)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _already_packed(out, identify(tree, options))
     stage = out.with_name(f"{out.name}.partial")
@@ -109,6 +109,16 @@ def pack(
     stage.rename(out)
     sync(out.parent)
     return Packed(out, True, written, len(plan.shards) - written, description)
+
+
+def _read_tree(source: Path, options: Options) -> Tree:
+    if buptcampus.is_here(source):
+        return buptcampus.read(source, options.mixed, fake_infrared=options.fake_infrared)
+    if options.fake_infrared:
+        raise ValueError(
+            f"{source} is no BUPTCampus tree, and only that has generated infrared pictures: leave --fake-infrared out."
+        )
+    return vcm.read(source, options.mixed)
 
 
 def _already_packed(out: Path, identifier: str) -> Packed:

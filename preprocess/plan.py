@@ -79,8 +79,12 @@ class Plan:
 
 
 def decisive(options: Options) -> dict[str, Any]:
-    """What the bytes of a shard depend on. `copy` depends neither on size and quality nor on any library."""
+    """What the bytes of a shard depend on, besides the tracklets, which say themselves whether they are generated.
+
+    `copy` depends neither on size and quality nor on any library.
+    """
     fields = asdict(options)
+    del fields["fake_infrared"]
     if options.mode is Mode.COPY:
         return {name: value for name, value in fields.items() if name not in {"size", "quality"}}
     return fields | {"libraries": fingerprint()}
@@ -126,7 +130,7 @@ def _planned(tracklets: list[Tracklet], order: Order) -> list[PlannedTracklet]:
 
 def _canonical(tracklet: Tracklet) -> tuple[Any, ...]:
     who = (tracklet.identity, tracklet.modality, tracklet.camera, tracklet.tracklet)
-    return (list(Split).index(tracklet.split), *who, tracklet.row, tracklet.frames)
+    return (list(Split).index(tracklet.split), *who, tracklet.row, tracklet.source, tracklet.frames)
 
 
 def _hash(text: str) -> bytes:

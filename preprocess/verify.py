@@ -1,7 +1,10 @@
 """Reads a packed data set back and names all damage, in one run.
 
     dataset.json -> digests of the tables -> the list of files, both ways -> every shard, by several processes:
-    its sha256, its sidecar, every byte outside the pictures, the checksum of every frame, and, unless quick, its pixels
+    its sidecar, its sha256, every byte outside the pictures, the checksum of every frame, and its pixels
+
+`quick` believes a shard whose sha256 is right, because the packer compared its bytes with the tables when it sealed them;
+what is wrong with any other shard is named as closely as else.
 
 Nothing stops at the first damage. If the tables themselves are damaged, shards are still compared with their sidecars.
 """
@@ -50,7 +53,7 @@ class Verified(NamedTuple):
 def verify(root: Path, *, quick: bool = False, num_workers: int = 1, progress: Progress = silent) -> Verified:
     """Compare a packed data set with what its packer wrote. Raises ValueError if `root` is none at all.
 
-    `quick` leaves the decoding out: what a checksum can show is still shown.
+    `quick` decodes nothing, and looks closely only where a sha256 is wrong.
     """
     description, _ = read_description(root)
     damages = list(_table_damage(root, description["files"]))

@@ -2,8 +2,8 @@
 
     items -> forked workers, each reporting what it has done into one counter -> results, as they are finished
 
-Workers are forked before the parent starts any thread, and inherit the work instead of receiving it, so a plan of
-millions of frames is neither copied nor pickled.
+Workers are forked, and inherit the work instead of receiving it, so a plan of millions of frames is neither copied nor
+pickled.
 """
 
 import multiprocessing

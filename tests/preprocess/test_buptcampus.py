@@ -82,6 +82,50 @@ def test_it_is_packed_and_verified_like_vcm(campus, tmp_path):
     assert verify(tmp_path / "packed").damages == []
 
 
+def test_generated_infrared_joins_the_training_split_when_it_is_named(campus, tmp_path):
+    without, named = tmp_path / "without", tmp_path / "named"
+    pack(campus, without, Options())
+    packed = pack(campus, named, Options(fake_infrared=True))
+    before, after = Manifest.open(without), Manifest.open(named)
+    keys = [after.key(row) for row in range(len(after))]
+    generated = [row for row in range(len(after)) if after.origin(row)[0] == "train.txt (FakeIR)"]
+    assert [keys[row] for row in generated] == [
+        "train/00003/infrared-c01-000001-2",
+        "train/00003/infrared-c04-000001-2",
+        "train/00011/infrared-c02-000001-2",
+    ]
+    assert all("/FakeIR/" in name for row in generated for name in after.frame_names(row))
+    assert {after.modality[row] for row in generated} == {Modality.INFRARED}
+    real = [key for row, key in enumerate(keys) if row not in generated]
+    assert real == [before.key(row) for row in range(len(before))]
+    assert (
+        "train.txt: 3 tracklets of FakeIR join it, which no camera has seen"
+        in packed.description["source"]["notes"]
+    )
+    assert verify(named).damages == []
+
+
+def test_a_pack_without_generated_pictures_is_not_taken_for_one_with_them(campus, tmp_path):
+    pack(campus, tmp_path / "packed", Options())
+    with pytest.raises(ValueError, match="the pack of another tree or of other options"):
+        pack(campus, tmp_path / "packed", Options(fake_infrared=True))
+
+
+def test_generated_pictures_that_are_missing_are_a_mistake_of_their_line(campus):
+    table = json.loads((campus / "data_paths.json").read_bytes())
+    del table["11"]["FakeIR"]
+    (campus / "data_paths.json").write_text(json.dumps(table))
+    assert len(read(campus).tracklets) == 10
+    with pytest.raises(BadTreeError, match=r"train\.txt:3: .* has no frames at 11 -> FakeIR -> G25 -> 1"):
+        read(campus, fake_infrared=True)
+
+
+def test_a_tree_that_has_no_generated_pictures_is_not_asked_for_them(raw, tmp_path):
+    with pytest.raises(ValueError, match=r"no BUPTCampus tree, .* leave --fake-infrared out"):
+        pack(raw, tmp_path / "packed", Options(fake_infrared=True))
+    assert not (tmp_path / "packed.partial").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
