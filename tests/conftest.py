@@ -10,7 +10,13 @@ import signal
 
 import pytest
 
-TOOLS = {"slurm": ("slurmctld", "slurmd", "munged"), "browser": ("chromium",), "nginx": ("nginx",)}
+TOOLS = {
+    "slurm": ("slurmctld", "slurmd", "munged"),
+    "browser": ("chromium",),
+    "container": ("buildah", "podman", "crun", "debootstrap", "pg_lsclusters"),
+    "nginx": ("nginx",),
+    "strace": ("strace",),
+}
 
 
 def pytest_configure() -> None:
