@@ -6,6 +6,7 @@ Numbers that follow from others are functions here and are stored nowhere. `[A23
 paper that the README lists.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -361,6 +362,12 @@ def difference(config: Config, reference: Config | None = None) -> dict[str, tup
 def is_learned(key: str) -> bool:
     """Whether a dotted key says what is learned; the others belong to the machine."""
     return not key.startswith(MACHINE)
+
+
+def digest_of_learned(config: Config) -> str:
+    """The same for runs that learn the same but for the seed, so that their scores may be averaged."""
+    learned = {key: value for key, value in flatten(config).items() if is_learned(key) and key != "seed"}
+    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
 def explanation(config: Config) -> str:

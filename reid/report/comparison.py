@@ -1,26 +1,29 @@
 """Runs beside each other, from the summaries of their journals.
 
-[Summary] -> listing      one line a run
-          -> details      all of one run
-          -> differences  the parameters in which runs differ
-          -> scores       means and deviations of runs that differ in nothing but their seed
-          -> as_records   the same as numbers, for JSON
+[Summary] -> listing                   one line a run
+          -> details                   all of one run
+          -> Comparison -> differences in what they differ: a row for each value, and who has it
+                        -> scores      means and deviations of runs that differ in nothing but their seed
+          -> as_records                the same as numbers, for JSON
 """
 
 import statistics
-import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from reid.report.tables import Table, labelled, percent, title_of
 from reid.tracking import names
-from reid.tracking.runs import Summary
+from reid.tracking.runs import Summary, identity, settings
+from reid.tracking.tracker import Status
 from reid.types import Direction
 
 NOTHING = "-"
 INTERNAL_TAGS = (names.Tag.DESCRIPTION, names.Tag.RUN_FOLDER)
+MAX_LABEL_CHARACTERS = 24
+SEED = names.Param.SEED
 
 
 def listing(runs: Sequence[Summary]) -> Table:
@@ -28,11 +31,11 @@ def listing(runs: Sequence[Summary]) -> Table:
     columns = ("run", "status", "variant", "seed", "step", "R1 I-V", "R1 V-I", "mAP", "last sign")
     rows = [
         (
-            str(run.folder),
+            _here(run.folder),
             run.status,
             run.params.get(names.Param.VARIANT, NOTHING),
-            run.params.get(names.Param.SEED, NOTHING),
-            f"{max(run.step, 0):,}",
+            run.params.get(SEED, NOTHING),
+            NOTHING if _is_parent(run) else f"{max(run.step, 0):,}",
             *(
                 _score(run, key)
                 for key in (*(names.rank(direction, 1) for direction in Direction), names.Metric.MEAN_MAP)
@@ -57,32 +60,7 @@ def details(run: Summary) -> Table:
         *((key, value) for key, value in sorted(run.tags.items()) if key not in INTERNAL_TAGS),
         *((key, f"{value:.6g}") for key, value in sorted(run.metrics.items())),
     ]
-    return Table(labelled(run.name, _is_synthetic(run)), ("", str(run.folder)), tuple(rows))
-
-
-def differences(runs: Sequence[Summary]) -> Table:
-    """A row for each parameter that is not the same in all runs, a column a run."""
-    keys = sorted({key for run in runs for key in run.params})
-    rows = [(key, *(run.params.get(key, NOTHING) for run in runs)) for key in keys]
-    differing = tuple(row for row in rows if len(set(row[1:])) > 1)
-    notes = () if differing else ("The parameters of these runs are all the same.",)
-    return Table("Differences", ("parameter", *(run.name for run in runs)), differing, notes)
-
-
-def scores(runs: Sequence[Summary], direction: Direction) -> Table:
-    """Latest scores of a direction in percent: mean and sample deviation over the seeds of otherwise equal runs."""
-    columns = {
-        **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
-        "mAP": names.mean_average_precision(direction),
-        "mINP": names.mean_inverse_penalty(direction),
-    }
-    rows = [
-        (label, str(len(members)), *(_mean_and_deviation(members, key) for key in columns.values()))
-        for label, members in _groups(runs)
-    ]
-    notes = ("Percent: mean (deviation over seeds), from the latest evaluation of each run.",)
-    title = labelled(title_of(direction), any(map(_is_synthetic, runs)))
-    return Table(title, ("", "seeds", *columns), tuple(rows), notes)
+    return Table(labelled(run.name, _is_synthetic(run)), ("", _here(run.folder)), tuple(rows))
 
 
 def as_records(runs: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -90,24 +68,133 @@ def as_records(runs: Sequence[Summary]) -> list[dict[str, Any]]:
     return [{**asdict(run), "folder": str(run.folder)} for run in runs]
 
 
-def _groups(runs: Sequence[Summary]) -> Iterator[tuple[str, list[Summary]]]:
-    """Runs whose parameters agree in all but the seed, under what tells the group from the others."""
-    groups: dict[frozenset[tuple[str, str]], list[Summary]] = {}
-    for run in runs:
-        shared = frozenset((key, value) for key, value in run.params.items() if key != names.Param.SEED)
-        groups.setdefault(shared, []).append(run)
-    everywhere = frozenset.intersection(*groups) if groups else frozenset()
-    for shared, members in groups.items():
-        telling = sorted(shared - everywhere)
-        words = [
-            value if key == names.Param.VARIANT else f"{key}={textwrap.shorten(value, 24, placeholder='...')}"
-            for key, value in telling
+class Comparison:
+    """Runs in groups: the runs of one differ in nothing but their seed. Parents of other runs are left out, because they
+    would count their children twice.
+
+    Keys for which `is_learned` is False belong to the machine: they neither name a group nor come first.
+    """
+
+    def __init__(self, runs: Sequence[Summary], is_learned: Callable[[str], bool]) -> None:
+        self._is_learned = is_learned
+        self._facts = {run.folder: _facts(run) for run in runs if not _is_parent(run)}
+        self._runs = [run for run in runs if not _is_parent(run)]
+        self.groups = self._named_groups()
+
+    def differences(self) -> Table:
+        """A row for each value of each key that is not the same in all runs, with the groups and runs that have it."""
+        rows: list[tuple[str, ...]] = []
+        faint = set()
+        keys = _differing(list(self._facts.values()))
+        for key in sorted(keys, key=lambda key: (not self._is_learned(key), key == SEED, key)):
+            owners: dict[str, list[Summary]] = {}
+            for run in self._runs:
+                owners.setdefault(self._facts[run.folder].get(key, NOTHING), []).append(run)
+            if not self._is_learned(key):
+                faint |= set(range(len(rows), len(rows) + len(owners)))
+            first, *others = sorted(owners)
+            rows += [(key, first, self._named(owners[first]))]
+            rows += [("", value, self._named(owners[value])) for value in others]
+        notes = () if rows else ("The configurations and the data of these runs are all the same.",)
+        return Table("Differences", ("key", "value", "runs"), tuple(rows), notes, frozenset(faint))
+
+    def scores(self, direction: Direction) -> Table:
+        """Scores of a direction in percent: mean and sample deviation over the seeds of otherwise equal runs."""
+        columns = {
+            **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
+            "mAP": names.mean_average_precision(direction),
+            "mINP": names.mean_inverse_penalty(direction),
+        }
+        rows = [
+            (
+                label,
+                str(len(_finished(members))),
+                *(_mean_and_deviation(_values(members, key)) for key in columns.values()),
+            )
+            for label, members in self.groups.items()
         ]
-        yield ", ".join(words) or members[0].name, members
+        notes = ["Percent: mean (sample deviation over seeds) of the last evaluation of each finished run."]
+        if unfinished := [run.name for run in self._runs if run.status != Status.FINISHED]:
+            notes.append(f"Not finished, and left out: {', '.join(unfinished)}.")
+        title = labelled(title_of(direction), any(map(_is_synthetic, self._runs)))
+        return Table(title, ("", "seeds", *columns), tuple(rows), tuple(notes))
+
+    def description(self) -> str:
+        """Scores of both directions in Markdown, for the head of a parent."""
+        return "\n".join(self.scores(direction).markdown() for direction in Direction)
+
+    def as_records(self) -> list[dict[str, Any]]:
+        """The groups as plain values: means and deviations as fractions, and the runs."""
+        return [
+            {
+                "group": label,
+                "num_finished": len(_finished(members)),
+                "mean": {
+                    key: statistics.fmean(found) for key in names.SCORES if (found := _values(members, key))
+                },
+                "deviation": {
+                    key: statistics.stdev(found)
+                    for key in names.SCORES
+                    if len(found := _values(members, key)) > 1
+                },
+                "runs": as_records(members),
+            }
+            for label, members in self.groups.items()
+        ]
+
+    def _named_groups(self) -> dict[str, list[Summary]]:
+        """Groups under what tells each from the others."""
+        groups: dict[frozenset[tuple[str, str]], list[Summary]] = {}
+        for run in self._runs:
+            groups.setdefault(identity(run), []).append(run)
+        facts = [self._facts[members[0].folder] for members in groups.values()]
+        telling = sorted(key for key in _differing(facts) if key != SEED and self._is_learned(key))
+        found: dict[str, list[Summary]] = {}
+        for each, members in zip(facts, groups.values(), strict=True):
+            label = ", ".join(_label(key, each[key]) for key in telling if key in each) or members[0].name
+            found[label if label not in found else f"{label} ({members[0].name})"] = members
+        return found
+
+    def _named(self, runs: Sequence[Summary]) -> str:
+        """Whole groups by their label, other runs by their name."""
+        words: list[str] = []
+        for label, members in self.groups.items():
+            having = [run.name for run in members if run in runs]
+            words += [f"{label} ({len(members)})"] if 1 < len(having) == len(members) else having
+        return ", ".join(words)
 
 
-def _mean_and_deviation(runs: Sequence[Summary], key: str) -> str:
-    values = [run.metrics[key] for run in runs if key in run.metrics]
+def _facts(run: Summary) -> dict[str, str]:
+    """What a run was told and what it found: its configuration where its folder has one, else its parameters."""
+    configured = settings(run.folder)
+    return {
+        **configured,
+        **{key: value for key, value in run.params.items() if not configured or key in names.FACTS},
+    }
+
+
+def _differing(facts: Sequence[Mapping[str, str]]) -> set[str]:
+    keys = {key for each in facts for key in each}
+    return {key for key in keys if len({each.get(key) for each in facts}) > 1}
+
+
+def _label(key: str, value: str) -> str:
+    short = value
+    if len(value) > MAX_LABEL_CHARACTERS:
+        short = f"{value[: MAX_LABEL_CHARACTERS // 2]}...{value[3 - MAX_LABEL_CHARACTERS // 2 :]}"
+    last = key.rpartition(".")[2]
+    return short if last == names.Param.VARIANT else f"{last}={short}"
+
+
+def _finished(runs: Sequence[Summary]) -> list[Summary]:
+    return [run for run in runs if run.status == Status.FINISHED]
+
+
+def _values(runs: Sequence[Summary], key: str) -> list[float]:
+    return [run.metrics[key] for run in _finished(runs) if key in run.metrics]
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
         return NOTHING
     mean = percent(statistics.fmean(values))
@@ -118,8 +205,18 @@ def _score(run: Summary, key: str) -> str:
     return percent(run.metrics[key]) if key in run.metrics else NOTHING
 
 
+def _is_parent(run: Summary) -> bool:
+    return names.Tag.CHILDREN in run.tags
+
+
 def _is_synthetic(run: Summary) -> bool:
     return run.tags.get(names.Tag.SYNTHETIC) == "True"
+
+
+def _here(folder: Path) -> str:
+    """A path as short as it can be typed."""
+    absolute, here = folder.resolve(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else folder)
 
 
 def _age(moment: float) -> str:

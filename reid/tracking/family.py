@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reid.tracking import names
 from reid.tracking.journal import Journal, Kind, header
-from reid.tracking.runs import RUNNING, Summary, summary
+from reid.tracking.runs import RUNNING, Summary, identity, summary
 from reid.tracking.tracker import Status, Tracker
 
 
@@ -86,8 +86,7 @@ def _shared(runs: Sequence[Summary]) -> dict[str, str]:
 
 
 def _differ_in_seeds_alone(runs: Sequence[Summary]) -> bool:
-    others = [{**run.params, names.Param.SEED: ""} for run in runs]
-    return all(params == others[0] for params in others)
+    return len({identity(run) for run in runs}) == 1
 
 
 def _means(runs: Sequence[Summary]) -> dict[str, float]:

@@ -102,6 +102,10 @@ class Param(StrEnum):
     DATASET_DIGEST = "dataset_digest"
 
 
+# What no key of a configuration says.
+FACTS = (Param.WORLD_SIZE, Param.PROTOCOL, Param.DATASET, Param.DATASET_DIGEST)
+
+
 class Tag(StrEnum):
     """Facts that may change while a run lives. Those that begin with `mlflow.` are shown by MLflow in places of its own."""
 
@@ -114,6 +118,7 @@ class Tag(StrEnum):
     RUN_FOLDER = "run_folder"
     RUN_UID = "run_uid"
     CONFIG_SHA = "config_sha256"
+    LEARNED_SHA = "learned_sha256"
     SYNTHETIC = "synthetic"
     SLURM_JOB = "slurm_job"
     SLURM_NODES = "slurm_nodes"
@@ -142,6 +147,9 @@ class ModelTag(StrEnum):
 
 
 CONTEXT_OF_DATASET = "mlflow.data.context"
+
+
+CONFIGURATION = "config.yaml"  # the resolved configuration, in a run's folder
 
 
 class Folder(StrEnum):

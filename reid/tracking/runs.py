@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from reid.tracking import names
@@ -71,6 +72,23 @@ def summary(run_folder: Path) -> Summary:
             f"{run_folder}: no run here ({FILE_NAME} is missing). Name the folder of a run"
         ) from error
     return found
+
+
+def settings(run_folder: Path) -> dict[str, str]:
+    """The resolved configuration of a run by dotted keys, as text; empty where its folder has none."""
+    path = run_folder / names.CONFIGURATION
+    content = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return {
+        (f"{section}.{key}" if isinstance(values, dict) else section): str(value)
+        for section, values in content.items()
+        for key, value in (values.items() if isinstance(values, dict) else [(section, values)])
+    }
+
+
+def identity(run: Summary) -> frozenset[tuple[str, str]]:
+    """The same for runs whose scores may be averaged: they learn and are scored alike, but for the seed."""
+    params = {key: value for key, value in run.params.items() if key != names.Param.SEED}
+    return frozenset({**params, names.Tag.LEARNED_SHA: run.tags.get(names.Tag.LEARNED_SHA, "")}.items())
 
 
 def series(run_folder: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from reid import config as configuration
 from reid.config import Config, ConfigError
+from reid.tracking import names
 from reid.training import checkpoint
 
-RESOLVED = "config.yaml"
+RESOLVED = names.CONFIGURATION
 FREE_TO_CHANGE = (  # where and how often, never what
     "data.cache",
     "data.num_workers",

@@ -249,6 +249,7 @@ def _describe(config: Config, manifest: Manifest, runtime: Runtime, tracker: Tra
     tracker.tags(
         {
             names.Tag.CONFIG_SHA: hashlib.sha256(resolved.encode()).hexdigest(),
+            names.Tag.LEARNED_SHA: configuration.digest_of_learned(config),
             names.Tag.SYNTHETIC: manifest.synthetic,
             **provenance.tags(),
         }

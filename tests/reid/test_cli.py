@@ -14,7 +14,11 @@ import yaml
 from reid import config as configuration
 from reid.cli import COMMANDS, main
 from reid.config import Config
+from reid.tracking import family, names
 from reid.tracking.journal import Kind, read
+from reid.tracking.runs import summary
+from reid.tracking.tracker import OFFLINE, Tracker
+from reid.types import Direction
 
 OTHER = {
     "full": "asam",
@@ -300,3 +304,35 @@ def test_another_process_of_a_launch_says_which_it_is(tmp_path, capsys, monkeypa
     monkeypatch.setenv("RANK", "1")
     assert main(["train", "--run", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("reid train (process 1): data.root: no data set is named")
+
+
+def trained(folder: Path, parent: Path | None, seed: int, rank1: float) -> None:
+    """The journal of a run that finished with a score."""
+    with Tracker.open(
+        folder, experiment="e", run_name=folder.name, tracking_uri=OFFLINE, parent=parent
+    ) as tracker:
+        tracker.params({names.Param.SEED: seed})
+        tracker.metrics(1, {names.rank(direction, 1): rank1 for direction in Direction})
+
+
+def test_parents_are_told_what_their_children_reached(tmp_path, capsys):
+    parent = tmp_path / "full"
+    family.begin(parent, experiment="e", run_name="full")
+    for seed, rank1 in enumerate([0.5, 0.6]):
+        trained(parent / f"seed-{seed}", parent, seed, rank1)
+    assert main(["runs", "gather", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{parent}: FINISHED, 2 children; ")
+    assert "55.0 (7.1)" in summary(parent).tags[names.Tag.DESCRIPTION]
+    assert main(["runs", "compare", str(tmp_path), "--format", "json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)
+    assert group["mean"][names.rank(Direction.VISIBLE_TO_INFRARED, 1)] == pytest.approx(0.55)
+    assert outcome(["runs", "gather", str(parent / "seed-0")]) == 2
+    assert "--tracking.parent" in capsys.readouterr().err
+
+
+def test_runs_are_closed_on_a_server_only_in_an_experiment_that_is_named(tmp_path, capsys):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert outcome(["runs", "reap", "--uri", uri]) == 2
+    assert "--experiment" in capsys.readouterr().err
+    assert outcome(["runs", "reap", "--uri", uri, "--experiment", "none"]) == 2
+    assert "the server has no experiment 'none'" in capsys.readouterr().err

@@ -129,6 +129,13 @@ def test_a_difference_in_what_is_learned_is_told_apart_from_one_of_the_machine()
     assert configuration.explanation(PAPER) == "# 0 keys differ from the paper:\n"
 
 
+def test_runs_that_learn_the_same_share_a_digest_whatever_their_seed_and_machine():
+    digest = configuration.digest_of_learned
+    elsewhere = {"seed": 3, "data": {"root": "/x"}, "engine": {"precision": "fp32"}}
+    assert digest(configuration.from_dict(elsewhere, "a test")) == digest(PAPER)
+    assert digest(made(objective={"margin": 0.5})) != digest(PAPER)
+
+
 def test_a_change_of_none_changes_nothing():
     assert made(data={"num_workers": None}, evaluation={"embedding": None}) == PAPER
 

@@ -202,3 +202,5 @@ def test_runs_whose_node_vanished_are_closed_and_no_others(runs):
     assert statuses == expected
     with pytest.raises(ValueError, match="has no experiment 'other'"):
         reap(f"sqlite:///{runs}/mlflow.db", "other", 300)
+    with pytest.raises(ConnectionError, match=r"^http://127\.0\.0\.1:9: "):
+        reap("http://me:secret@127.0.0.1:9", "an experiment", 300)
