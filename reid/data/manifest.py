@@ -287,7 +287,8 @@ def _check_description(fields: dict[str, Any]) -> None:
 
 
 def _read_table(path: Path, schema: Any) -> dict[str, Any]:
-    table = pq.read_table(path, page_checksum_verification=True).combine_chunks()
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:  # read_table takes half as long again
+        table = file.read().combine_chunks()
     if not table.schema.equals(schema, check_metadata=False):
         raise ValueError(
             f"{path}: expected the columns {schema.names}, found {table.schema.names}. {_REMEDY}"
