@@ -55,8 +55,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "reid.training.recipe": ("reid.model", "reid.training.objectives", "reid.types"),
     "reid.training.objectives": ("reid.types",),
     "reid.training.updater": ("reid.model", "reid.training.recipe", "reid.types"),
+    "reid.doctor": (
+        "reid.data",
+        "reid.model",
+        "reid.machine",
+        "reid.config",
+        "reid.tracking",
+        "reid.types",
+        "preprocess.images",
+    ),
     "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
     "reid.cli": (
+        "reid.doctor",
         "reid.report",
         "reid.training",
         "reid.evaluation",

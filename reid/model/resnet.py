@@ -138,6 +138,11 @@ def pretrained(source: str, backbone: str) -> dict[str, Tensor] | None:
     return dict(found)
 
 
+def imagenet_file() -> Path:
+    """Where torchvision keeps the weights that `imagenet` stands for, once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V1.url).name
+
+
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     if backbone != "resnet50":
         raise ValueError(
@@ -147,10 +152,9 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, *UNREADABLE) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(
             f"model.weights: the ImageNet weights could not be fetched or read ({error}). Download\n"
-            f"  {weights.url}\nwhere there is a network, and put it at\n  {cache}\n"
+            f"  {weights.url}\nwhere there is a network, and put it at\n  {imagenet_file()}\n"
             "or name the file with --model.weights FILE, or train from scratch with --model.weights none"
         ) from error
 
