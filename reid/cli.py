@@ -25,6 +25,7 @@ from reid.config import Config
 from reid.types import Embedding, ToldElsewhereError
 
 if TYPE_CHECKING:
+    from reid.doctor.checkup import Numbered
     from reid.tracking.runs import Summary
     from reid.training.run import Scored
 
@@ -107,6 +108,23 @@ class RunsArguments:
     """The experiment on the server in which reap closes runs."""
     silent_minutes: float = 5.0
     """reap closes what gave no sign of life for so long."""
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """Look for what would make a run fail, or be slow, before it is started.
+
+    --config FILE gives the configuration of that run, such as launch/experiments/vcm.yaml.
+    """
+
+    root: str | None = None
+    """Packed data set, if not the one that --config names."""
+    run: Path = Path("runs/doctor")
+    """Folder that the run would have. Nothing is left there."""
+    processes: int = 1
+    """Training processes that would be started on this machine."""
+    json: bool = False
+    """Print the findings as JSON."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -211,10 +229,26 @@ def runs(arguments: Sequence[str]) -> int:
     return 0
 
 
+def doctor(arguments: Sequence[str]) -> int:
+    base, rest = _base(arguments)
+    chosen = _parse(DoctorArguments, rest, "doctor")
+    from reid.doctor.checkup import examine, is_healthy
+    from reid.doctor.finding import Subject
+
+    config = configuration.changed(base, {"data": {"root": chosen.root}})
+    found = examine(Subject(config, chosen.run, chosen.processes))
+    if chosen.json:
+        print(json.dumps([one.as_record() for one in found], indent=2))
+    else:
+        _print_findings(found)
+    return 0 if is_healthy(found) else 1
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a network, alone or under `accelerate launch`"),
     "evaluate": (evaluate, "score a checkpoint in both directions"),
     "runs": (runs, "list, show, compare, gather, send and close runs"),
+    "doctor": (doctor, "look for what would make a run fail, or be slow, before it is started"),
     "config": (show_config, "print the configuration, its difference from the paper, its JSON schema"),
 }
 
@@ -347,6 +381,21 @@ def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
             Console().print(table.terminal())
         else:
             print(table.markdown() if chosen.format == "markdown" else table.latex())
+
+
+def _print_findings(found: "list[Numbered]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+    table = Table.grid(padding=(0, 2))
+    for number, name, (status, what, remedy) in found:
+        told = Text(what).append(f"\n-> {remedy}" if remedy else "", colours[status])
+        table.add_row(f"{number:>2}", name, Text(status, colours[status]), told)
+    Console().print(table)
+    counts = {status: sum(one.finding.status == status for one in found) for status in colours}
+    print(f"\n{counts['ok']} of {len(found)} ok, {counts['warning']} warnings, {counts['failure']} failures")
 
 
 def _speaks() -> bool:
