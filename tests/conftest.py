@@ -7,6 +7,7 @@ run; only a GPU may be missing even there.
 import os
 import shutil
 import signal
+from glob import glob
 
 import pytest
 
@@ -15,12 +16,17 @@ TOOLS = {
     "browser": ("chromium",),
     "container": ("buildah", "podman", "crun", "debootstrap", "pg_lsclusters"),
     "nginx": ("nginx",),
+    "postgresql": ("initdb", "pg_ctl"),
     "strace": ("strace",),
 }
 
 
 def pytest_configure() -> None:
-    """A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts."""
+    """A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
+
+    Debian keeps PostgreSQL's programs off the PATH.
+    """
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *glob("/usr/lib/postgresql/*/bin")])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,5 @@
 """reid/tracking/sender.py: it tells the truth about every ending, survives its server, and never outstays its run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,51 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 from reid.tracking import names, target
-from reid.tracking.journal import Kind, read
+from reid.tracking.journal import read
 from reid.tracking.runs import summary
 from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, follow, sync
 from reid.tracking.tracker import OFFLINE, Tracker
 
-from .conftest import wait_for
-
-TRAINER = """
-import sys, time
-from pathlib import Path
-from reid.tracking.tracker import Tracker
-
-run, ending = Path(sys.argv[1]), sys.argv[2]
-with Tracker.open(run, experiment="endings", run_name=ending) as tracker:
-    if ending == "hurried":
-        tracker.finish("FINISHED", wait_seconds=4)
-        sys.exit()
-    step = 0
-    while not (run / "end").exists():
-        tracker.metrics(step, {"train/loss": 1 / (step + 1)})
-        step += 1
-        time.sleep(0.05)
-    if ending == "exception":
-        raise RuntimeError("diverged")
-    if ending != "normal":
-        time.sleep(60)
-"""
-
-
-def start_trainer(run: Path, ending: str, uri: str | None = None) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    if uri is not None:
-        environment["MLFLOW_TRACKING_URI"] = uri
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINER, str(run), ending], env=environment, stderr=subprocess.DEVNULL
-    )
-
-
-def runs_of(uri: str, experiment: str):
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    return {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
+from .lab import assert_complete, runs_of, start_trainer, wait_for
 
 
 def senders(folder: Path) -> list[psutil.Process]:
@@ -67,75 +29,30 @@ def senders(folder: Path) -> list[psutil.Process]:
     ]
 
 
-def steps_in_journal(run: Path) -> list[int | None]:
-    return [record.step for record in read(run) if record.kind is Kind.METRICS]
-
-
-def assert_complete(uri: str, run: Path) -> None:
-    """Every point of the journal is on the server, once."""
-    run_id = json.loads((run / target.FILE_NAME).read_text())[uri]["run_id"]
-    history = MlflowClient(uri).get_metric_history(run_id, names.Metric.LOSS)
-    assert [metric.step for metric in history] == steps_in_journal(run)
-
-
 @pytest.mark.slow
-def test_every_ending_is_told_truthfully(runs):
-    """Normal end, exception, SIGINT, SIGTERM, SIGKILL, and SIGKILL of all but the sender."""
+def test_every_ending_is_told_truthfully(server, tmp_path):
+    """Normal end, exception, SIGINT, SIGTERM, SIGKILL, and SIGKILL of every process but the sender."""
+    server.start()
+    runs = tmp_path / "runs"
     signals = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}
-    expected = {"normal": "FINISHED", "exception": "FAILED", **dict.fromkeys(signals, "KILLED")}
-    trainers = {ending: start_trainer(runs / ending, ending) for ending in expected}
+    expected = {"normal": "FINISHED", "exception": "FAILED", **dict.fromkeys([*signals, "all"], "KILLED")}
+    trainers = {ending: start_trainer(runs / ending, ending, server.uri) for ending in expected}
     wait_for(lambda: all((runs / ending / target.FILE_NAME).exists() for ending in expected), 120)
     for ending in expected:
         (runs / ending / "end").touch()
     for ending, number in signals.items():
         trainers[ending].send_signal(number)
+    os.killpg(trainers["all"].pid, signal.SIGKILL)
 
     def statuses():
-        return {
-            name: run.info.status for name, run in runs_of(f"sqlite:///{runs}/mlflow.db", "endings").items()
-        }
+        return {name: run.info.status for name, run in runs_of(server.uri, "endings").items()}
 
     wait_for(lambda: "RUNNING" not in statuses().values(), 120)
     assert statuses() == expected
     for ending, trainer in trainers.items():
         trainer.wait(120)
-        assert_complete(f"sqlite:///{runs}/mlflow.db", runs / ending)
+        assert_complete(server.uri, runs / ending)
     wait_for(lambda: senders(runs) == [], 120)
-
-
-@pytest.mark.slow
-def test_a_server_that_comes_late_refuses_crawls_freezes_and_dies_loses_no_point(
-    server, grumpy, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
-    run = tmp_path / "runs" / "a"
-    trainer = start_trainer(run, "normal", grumpy.uri)
-
-    def after_requests(count):
-        """Wait until the sender has tried again, whatever it met, and the training has gone on meanwhile."""
-        requests, steps = grumpy.num_requests, len(steps_in_journal(run))
-        wait_for(lambda: grumpy.num_requests >= requests + count, 120)
-        wait_for(lambda: len(steps_in_journal(run)) > steps + 10, 120)
-
-    wait_for(lambda: grumpy.num_requests > 0, 120)  # the server is down at the start
-    server.start()
-    wait_for((run / target.FILE_NAME).exists, 120)
-    for grumpy.refusal in (500, 403):
-        after_requests(1)
-    grumpy.refusal, grumpy.delay_seconds = None, 2.0
-    after_requests(2)
-    grumpy.delay_seconds = 0.0
-    server.signal(signal.SIGSTOP)
-    after_requests(1)
-    server.signal(signal.SIGCONT)
-    server.stop()
-    after_requests(1)
-    server.start()
-    (run / "end").touch()
-    assert trainer.wait(120) == 0
-    sync(run, grumpy.uri)
-    assert_complete(grumpy.uri, run)
-    assert runs_of(grumpy.uri, "endings")["normal"].info.status == "FINISHED"
 
 
 def test_the_end_waits_no_longer_than_it_was_told_for_a_sender_that_hangs(tmp_path):
