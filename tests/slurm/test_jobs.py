@@ -1,0 +1,237 @@
+"""The batch scripts on a real Slurm of two hosts: whatever stops a job, its run ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from preprocess.synthetic import SyntheticConfig, synthesize
+from reid.tracking.journal import Kind, read
+from reid.tracking.names import is_repeatable
+from reid.training import checkpoint
+from tests.slurm.cluster import Cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CHECKOUT = Path(__file__).parents[2]
+LAST = 20
+TINY = {
+    "data": {"height": 32, "width": 16, "num_identities": 4, "clip_frames": 3, "num_workers": 0},
+    "model": {"backbone": "thin", "weights": "none", "num_parts": 2},
+    "optimizer": {"warmup_epochs": 0.5},
+    "schedule": {"stage1_epochs": 1, "stage2_epochs": 1, "epoch_iterations": LAST // 2},
+    "evaluation": {"every_epochs": 1, "batch_clips": 8},
+    "engine": {
+        "precision": "fp64",
+        "device": "cpu",
+        "log_every_steps": 5,
+        "checkpoint_every_steps": 1,
+        "keep_checkpoints": 100,
+        "hang_timeout_seconds": 20,
+    },
+    "tracking": {"uri": "offline"},
+}
+
+
+class Desk:
+    """A user of the cluster: submits from the checkout, and keeps everything in `folder`."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+
+    def submit(
+        self, script: str, *words: str | Path, options: tuple[str, ...] = (), **environment: str
+    ) -> str:
+        """The number of the job; its output goes to a file of that name."""
+        return self.cluster.sbatch(
+            *("--cpus-per-task=1", "--gpus-per-node=0", f"--output={self.folder}/%j.log"),
+            *options,
+            CHECKOUT / "slurm" / script,
+            *words,
+            checkout=CHECKOUT,
+            **{"REID_VENV": sys.prefix, "OMP_NUM_THREADS": "1"} | environment,
+        )
+
+    def train(self, run: str, *options: str, **environment: str) -> str:
+        """Two nodes, a process each."""
+        words = ("--config", self.folder / "tiny.yaml", "--run", self.folder / run)
+        return self.submit("train.sbatch", *words, options=("--nodes=2", *options), **environment)
+
+    def output(self, job: str) -> str:
+        path = self.folder / f"{job}.log"
+        return path.read_text() if path.exists() else "(no output yet)"
+
+    def reached(self, run: str, step: int, patience: float = 180) -> None:
+        """Wait until the run has published `step`."""
+        place = checkpoint.place(self.folder / run / "checkpoints", step)
+        self.cluster.until(lambda: any(p >= place for p in place.parent.glob("step-*")), f"{place}", patience)
+
+    def ends(self, job: str, state: str = "COMPLETED") -> None:
+        assert self.cluster.wait(job, 400) == state, self.output(job)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    if os.geteuid() != 0:
+        pytest.skip("slurm: hosts of their own need root here")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a socket's path must be short
+    size = SyntheticConfig(
+        num_identities=12, num_train_identities=8, tracklets_per_modality=4, height=32, width=16
+    )
+    synthesize(size, folder / "raw", 1)
+    with Cluster.up(folder / "cluster") as cluster:
+        yield Desk(cluster, folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def packed(desk: Desk) -> Path:
+    """The demo data, packed by an array of jobs, sealed and verified by one that depends on them."""
+    call = (desk.folder / "raw", desk.folder / "packed")
+    parts = desk.submit("preprocess.sbatch", *call, options=("--array=1-2",))
+    seal = desk.submit("preprocess.sbatch", *call, options=(f"--dependency=afterok:{parts}",))
+    desk.ends(seal)
+    assert "packed: whole; 2 shards" in desk.output(seal)
+    (desk.folder / "tiny.yaml").write_text(
+        yaml.safe_dump(TINY | {"data": TINY["data"] | {"root": str(desk.folder / "packed")}})
+    )
+    return desk.folder / "packed"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(desk: Desk, packed: Path) -> Path:
+    job = desk.train("undisturbed")
+    desk.ends(job)
+    assert "2 processes on 2 nodes" in desk.output(job)
+    return desk.folder / "undisturbed"
+
+
+def points(run: Path) -> dict[tuple[int, str], float]:
+    """Logged values by step and name, each written once."""
+    found: dict[tuple[int, str], float] = {}
+    for record in read(run):
+        if record.kind is Kind.METRICS and record.step is not None:
+            values = {(record.step, n): value for n, value in record.data.items() if is_repeatable(n)}
+            assert not values.keys() & found.keys()
+            found |= values
+    return found
+
+
+def pre_empt(desk: Desk, _: str) -> None:
+    """A job of a better partition takes a node; Slurm sends TERM."""
+    short = desk.folder / "short.sh"
+    short.write_text("#!/bin/sh\nsleep 1\n")
+    options = ("--partition=high", "--exclusive", "--nodes=2", "--output=/dev/null")
+    desk.cluster.sbatch(*options, short, checkout=desk.folder)
+
+
+def kill_a_rank(desk: Desk, _: str) -> None:
+    (*_, rank) = desk.cluster.processes("n2", "-m reid train")
+    os.kill(rank, signal.SIGKILL)
+
+
+def power_off_and_on(desk: Desk, _: str) -> None:
+    desk.cluster.power_off("n2")
+    desk.cluster.power_on("n2")
+
+
+def cut_and_join(desk: Desk, job: str) -> None:
+    desk.cluster.cut_cable("n2")
+    desk.cluster.until(lambda: desk.cluster.state(job) != "RUNNING", "the job noticed", 120)
+    desk.cluster.join_cable("n2")
+
+
+def ask_to_stop(desk: Desk, job: str) -> None:
+    desk.cluster.run("scancel", "--batch", "--signal=USR1", job)
+
+
+def requeue(desk: Desk, job: str) -> None:
+    desk.cluster.run("scontrol", "requeue", job)
+
+
+@pytest.mark.parametrize(
+    "disturb", [ask_to_stop, pre_empt, requeue, kill_a_rank, power_off_and_on, cut_and_join]
+)
+def test_a_disturbed_job_ends_as_if_nothing_had_happened(
+    desk: Desk, undisturbed: Path, disturb: Callable[[Desk, str], None]
+) -> None:
+    name = disturb.__name__
+    job = desk.train(name)
+    desk.reached(name, 4)
+    disturb(desk, job)
+    desk.ends(job)
+    assert desk.cluster.restarts(job) == 1, desk.output(job)
+    expected, found = (
+        checkpoint.load(checkpoint.place(run / "checkpoints", LAST))
+        for run in (undisturbed, desk.folder / name)
+    )
+    for mine, other in ((found.weights, expected.weights), (found.momentum, expected.momentum)):
+        assert mine.keys() == other.keys()
+        assert all(mine[key].equal(other[key]) for key in mine)
+    assert points(desk.folder / name) == points(undisturbed)
+
+
+def test_a_job_cancelled_by_its_user_stays_cancelled_and_can_be_continued(
+    desk: Desk, undisturbed: Path
+) -> None:
+    job = desk.train("cancelled")
+    desk.reached("cancelled", 4)
+    desk.cluster.run("scancel", job)
+    desk.ends(job, "CANCELLED")
+    assert desk.cluster.restarts(job) == 0, desk.output(job)
+    desk.ends(desk.train("cancelled"))
+    assert points(desk.folder / "cancelled") == points(undisturbed)
+
+
+def test_a_job_puts_itself_back_only_so_often(desk: Desk, packed: Path) -> None:
+    job = desk.train("patient", REID_MAX_REQUEUES="0")
+    desk.reached("patient", 2)
+    ask_to_stop(desk, job)
+    desk.ends(job, "FAILED")
+    assert "REID_MAX_REQUEUES" in desk.output(job)
+
+
+def test_a_mistake_ends_a_job_at_once(desk: Desk, packed: Path) -> None:
+    job = desk.submit(
+        "train.sbatch", "--config", desk.folder / "missing.yaml", "--run", desk.folder / "wrong"
+    )
+    desk.ends(job, "FAILED")
+    assert "missing.yaml" in desk.output(job)
+    assert "without a new checkpoint: not again" in desk.output(job)
+    assert desk.cluster.restarts(job) == 0
+
+
+def test_two_jobs_share_a_node(desk: Desk, packed: Path) -> None:
+    words = ("--config", desk.folder / "tiny.yaml", "--run")
+    options = ("--nodelist=n1",)
+    jobs = [
+        desk.submit("train.sbatch", *words, desk.folder / run, options=options, REID_PROCESSES_PER_NODE="2")
+        for run in ("left", "right")
+    ]
+    for job in jobs:
+        desk.ends(job)
+    assert points(desk.folder / "left") == points(desk.folder / "right")
+
+
+def test_evaluation_prints_the_scores_that_training_logged(desk: Desk, undisturbed: Path) -> None:
+    job = desk.submit("evaluate.sbatch", "--checkpoint", undisturbed, "--num-workers", "0")
+    desk.ends(job)
+    rank1 = points(undisturbed)[LAST, "infrared_to_visible/rank1"]
+    assert f"{100 * rank1:.1f}" in desk.output(job)
+
+
+@pytest.mark.parametrize(
+    "name", ["two words", "quo'te\"d", "$(touch harmed)", "line\nbreak", "a;touch harmed"]
+)
+def test_a_name_reaches_the_program_as_it_is(desk: Desk, packed: Path, name: str) -> None:
+    missing = desk.folder / name
+    job = desk.submit("evaluate.sbatch", "--checkpoint", missing)
+    desk.ends(job, "FAILED")
+    assert str(missing) in desk.output(job)
+    assert not (CHECKOUT / "harmed").exists()
