@@ -7,7 +7,7 @@ run; only a GPU may be missing even there.
 import os
 import shutil
 import signal
-from glob import glob
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +26,8 @@ def pytest_configure() -> None:
 
     Debian keeps PostgreSQL's programs off the PATH.
     """
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *glob("/usr/lib/postgresql/*/bin")])
+    folders = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *folders])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
