@@ -29,6 +29,7 @@ from reid.types import Split, Tracklet
 PLAN_FILE = "plan.json"
 BYTES_PER_PIXEL = 0.4  # what a resized frame is expected to take; only decides where shards are cut
 STAT_THREADS = 16
+STAT_AT_ONCE = 32  # tracklets
 
 
 class PlannedTracklet(NamedTuple):
@@ -149,11 +150,15 @@ def _sizes(root: Path, tracklets: list[PlannedTracklet]) -> list[list[int]]:
     """The bytes of every file. Raises BadTreeError that lists all files that are missing, no files, or out of bounds."""
     mistakes: list[str] = []
 
-    def sizes_of(planned: PlannedTracklet) -> list[int]:
-        return [_size(root, planned.tracklet, frame, mistakes.append) for frame in planned.tracklet.frames]
+    def sizes_of(first: int) -> list[list[int]]:
+        return [
+            [_size(root, planned.tracklet, frame, mistakes.append) for frame in planned.tracklet.frames]
+            for planned in tracklets[first : first + STAT_AT_ONCE]
+        ]
 
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        sizes = list(pool.map(sizes_of, tracklets))
+        pieces = pool.map(sizes_of, range(0, len(tracklets), STAT_AT_ONCE))
+        sizes = [of_frames for piece in pieces for of_frames in piece]
     if mistakes:
         raise BadTreeError.listing(root, sorted(mistakes))
     return sizes

@@ -76,7 +76,7 @@ def read_names(info: Path, split: Split) -> list[Name]:
                 f"{path}:{number}: expected a frame name like 0001M2D3T1F1.jpg, found {line[:80]!r}"
             )
             continue
-        identity, modality, camera, tracklet, frame = (int(group) for group in match.groups())
+        identity, modality, camera, tracklet, frame = map(int, match.groups())
         light = Modality(modality)
         picture = f"{match[1]}/{light.folder}/D{match[3]}/{match[5]}.jpg"
         if picture in seen:
