@@ -55,7 +55,7 @@ def table(folder: Path, rounds: int, stock_pillow: Path | None) -> Iterator[Row]
     pack(raw, packed, Options(mode=Mode.RESIZE))
     yield from loader.rows(packed, originals, rounds)
     yield from planning(rounds)
-    yield from packing.rows(raw, packed, folder / "scratch", rounds, stock_pillow)
+    yield from packing.rows(raw, folder / "packing", rounds, stock_pillow)
 
 
 def main() -> None:
