@@ -49,7 +49,7 @@ def complete(subject: Subject) -> Finding:
             found = "is missing" if size is None else f"has {size:,} bytes"
             wrong.append(f"{shard.path} {found}, expected {shard.nbytes:,}")
     if wrong:
-        return failure(f"{wrong[0]}, and {len(wrong) - 1} more of {len(manifest.shards)}", VERIFY)
+        return failure(f"{wrong[0]}; {len(wrong)} of {len(manifest.shards)} shards are damaged", VERIFY)
     return ok(f"{len(manifest.shards)} shards, {sum(shard.nbytes for shard in manifest.shards) / 1e9:.2f} GB")
 
 

@@ -242,6 +242,10 @@ def test_a_checkpoint_is_scored_as_json_or_as_a_table(finished, packed, capsys):
     printed = capsys.readouterr().out
     assert "Infrared to visible" in printed
     assert "global embedding" in printed.replace("\n", " ")
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--all-clips", "--rerank", "--json"]) == 0
+    protocol = json.loads(capsys.readouterr().out)["protocol"]
+    assert "the mean of all clips of" in protocol
+    assert "k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3)" in protocol
 
 
 def test_a_checkpoint_is_scored_through_a_cache_that_is_made_where_it_can(finished, tmp_path, capsys):
@@ -278,6 +282,23 @@ def test_a_run_that_a_signal_ended_is_exit_code_1(tiny_file, tmp_path, signalled
     with signalled_after(folder, 1, signal.SIGTERM):
         assert main(["train", "--config", str(tiny_file), "--run", str(folder)]) == 1
     assert (folder / "requeue").read_text() == "SIGTERM\n"
+
+
+def test_the_doctor_tells_findings_as_a_table_or_as_json_and_fails_with_a_failure(packed, tmp_path, capsys):
+    options = ["--root", str(packed), "--run", str(tmp_path / "run")]
+    assert main(["doctor", *options]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert " ok, " in printed.splitlines()[-1]
+    path = tmp_path / "four.yaml"
+    path.write_text("data: {num_identities: 4}\n")
+    main(["doctor", *options, "--json", "--config", str(path)])
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (found["batches"]["status"], found["data set"]["status"]) == ("ok", "ok")
+    assert main(["doctor", *options, "--json", "--run", "/proc/self/run"]) == 1
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["output"]["status"] == "failure"
+    assert found["output"]["remedy"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, tmp_path, capsys):
