@@ -1,6 +1,6 @@
 """The data plane against its floors: the ratios that it is held to, in one run.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.data [--rounds 15] [--stock-pillow FOLDER]     (about four minutes)
+    OMP_NUM_THREADS=1 python -m benchmarks.data [--rounds 15] [--part PART] [--stock-pillow FOLDER]    (about six minutes)
 
 It draws a small synthetic set of 512 x 256 pixels and packs it as it is and at 288 x 144. How things are measured says
 `timing.py`. FOLDER holds a stock pillow to compare with:
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import loader, packing
+from benchmarks import loader, packing, reading
 from benchmarks.timing import Row, per_batch, wall_seconds
 from preprocess.images import pil_backend
 from preprocess.options import Mode, Options
@@ -48,14 +48,18 @@ def planning(rounds: int) -> Iterator[Row]:
         yield Row(f"planning a batch of {num_tracklets:,} tracklets", f"{1e6 * found:.0f} us", target)
 
 
-def table(folder: Path, rounds: int, stock_pillow: Path | None) -> Iterator[Row]:
+def table(folder: Path, part: str, rounds: int, stock_pillow: Path | None) -> Iterator[Row]:
     raw, originals, packed = folder / "raw", folder / "originals", folder / "packed"
     synthesize(SIZE, raw)
     pack(raw, originals, Options())
     pack(raw, packed, Options(mode=Mode.RESIZE))
-    yield from loader.rows(packed, originals, rounds)
-    yield from planning(rounds)
-    yield from packing.rows(raw, folder / "packing", rounds, stock_pillow)
+    if part in {"loading", "all"}:
+        yield from loader.rows(packed, originals, rounds)
+        yield from planning(rounds)
+    if part in {"reading", "all"}:
+        yield from reading.rows(packed, folder / "reading", rounds)
+    if part in {"packing", "all"}:
+        yield from packing.rows(raw, folder / "packing", rounds, stock_pillow)
 
 
 def main() -> None:
@@ -63,6 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15, help="slices between two of the reference")
+    parser.add_argument("--part", choices=["loading", "reading", "packing", "all"], default="all")
     parser.add_argument("--stock-pillow", type=Path, help="a folder that holds a stock pillow")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,7 +75,7 @@ def main() -> None:
     print("| what | measured | target |")
     print("| :-- | --: | --: |")
     with tempfile.TemporaryDirectory() as folder:
-        for row in table(Path(folder), arguments.rounds, arguments.stock_pillow):
+        for row in table(Path(folder), arguments.part, arguments.rounds, arguments.stock_pillow):
             print(f"| {row.what} | {row.measured} | {row.target} |", flush=True)
 
 
