@@ -7,8 +7,8 @@
       .doing(activity, step)   what the watchdog shall say if nothing comes after it
       .leader(make, silent)    one process does, the others get something silent
 
-accelerate is used for launching, device, precision and DDP, and for nothing else: its data loaders re-shard, its
-checkpoints pickle, its scheduler steps once a process.
+accelerate is used for launching, device and DDP, and for nothing else: its data loaders re-shard, its checkpoints
+pickle, its scheduler steps once a process, and its fp16 on a CPU is silently fp32.
 """
 
 import logging
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +36,7 @@ from reid.signals import Stopped, noting
 from reid.types import ToldElsewhereError
 from reid.watchdog import Watchdog
 
-MIXED_PRECISION = {"fp64": "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Runtime:
         cpu = device == "cpu" or not torch.cuda.is_available()
         accelerator = Accelerator(
             cpu=cpu,
-            mixed_precision=MIXED_PRECISION[precision],
+            mixed_precision="no",
             kwargs_handlers=[
                 DistributedDataParallelKwargs(
                     find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -81,6 +81,11 @@ class Runtime:
             raise RuntimeError(
                 f"the launcher started {launched} processes, accelerate sees {accelerator.num_processes}: on a machine "
                 "without a GPU, launch with --config_file launch/accelerate/cpu.yaml"
+            )
+        if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.process_index == 0:
+            log.warning(
+                "engine.precision: fp16 on a CPU is for tests: the gradients of convolutions take tens of times longer than "
+                "in fp32; bf16 or fp32 is what a CPU is good at"
             )
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries may draw from the global generator)
@@ -110,6 +115,8 @@ class Runtime:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
             else:
                 synchronize_batch_norm(network)
+        if self.precision in AUTOCAST:
+            network.forward = convert_outputs_to_fp32(self.autocast()(network.forward))
         with warnings.catch_warnings():
             # torch renames broadcast_buffers; the versions we support know this name
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
@@ -118,9 +125,11 @@ class Runtime:
             raise RuntimeError(f"{self.world} processes, but accelerate did not wrap the network for them")
         return prepared
 
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> torch.autocast:
         """The precision of the run, for what is called outside the prepared network's forward."""
-        return self._accelerator.autocast()  # type: ignore[no-any-return]
+        return torch.autocast(
+            self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST
+        )
 
     def gather(self, x: Tensor) -> Tensor:
         """(R, ...) -> (world*R, ...), in the order of the processes; gradients flow back to where rows came from."""

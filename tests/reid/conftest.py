@@ -115,6 +115,13 @@ def trio(tmp_path: Path) -> Iterator[Joined]:
         yield processes
 
 
+@pytest.fixture(scope="session")
+def quartet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
+    """Four processes."""
+    with _joined(4, tmp_path_factory.mktemp("quartet")) as processes:
+        yield processes
+
+
 class Screen:
     """What a terminal shows after some output, and every line that was erased from it on the way."""
 

@@ -135,6 +135,21 @@ def test_one_process_trains_the_network_itself(alone):
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("precision", "inside"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_the_forward_runs_in_the_precision_asked_for_and_answers_in_float32(precision, inside, caplog):
+    runtime = Runtime.start(precision=precision, device="cpu", seed=0, deterministic=False)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    seen = []
+    network[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    assert runtime.prepare(network)(torch.ones(1, 3, 2, 2)).dtype is torch.float32
+    with runtime.autocast():
+        network[0](torch.ones(1, 3, 2, 2))
+    assert seen == [inside, inside]
+    assert ("fp16 on a CPU is for tests" in caplog.text) == (precision == "fp16")
+
+
 def test_a_world_that_the_launcher_did_not_promise_is_refused(alone, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(
