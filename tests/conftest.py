@@ -14,7 +14,7 @@ import pytest
 TOOLS = {
     "slurm": ("slurmctld", "slurmd", "munged"),
     "browser": ("chromium",),
-    "container": ("buildah", "podman", "crun", "debootstrap", "pg_lsclusters"),
+    "container": ("buildah", "podman", "crun", "debootstrap"),
     "nginx": ("nginx",),
     "postgresql": ("initdb", "pg_ctl"),
     "strace": ("strace",),
