@@ -13,7 +13,7 @@ import pytest
 
 from reid.data import shards as shards_module
 from reid.data.manifest import FrameTable, Manifest
-from reid.data.shards import DamagedShardError, ShardReader, frame_members, stream
+from reid.data.shards import DamagedFrameError, DamagedShardError, ShardReader, frame_members, stream
 from reid.data.ustar import BLOCK
 
 
@@ -264,6 +264,28 @@ def test_a_reader_by_offset_names_shard_tracklet_and_byte(damaged, kind):
         *damaged.frames(ROW + 1).offset.tolist(),
     }
     reader.close()
+
+
+HARMS_FRAMES = ("cut", "payload", "PAX", "page", "missing", "doubled", "swapped")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_by_offset_gives_the_bytes_that_were_packed_or_none(painted, damaged, reader, kind):
+    """Headers and padding it never looks at, so damage there costs it nothing."""
+    shard = damaged.shards[0]
+    change(shard.path, damages(damaged)[kind])
+    of_damaged = ShardReader(damaged)
+    harmed, told = [], []
+    for row in range(shard.num_tracklets):
+        for index, offset in enumerate(painted.frames(row).offset.tolist()):
+            try:
+                assert of_damaged.read(row, [index]) == reader.read(row, [index])
+            except DamagedFrameError as error:
+                harmed.append((shard.path, painted.key(row), offset))
+                told.append((error.shard, error.key, error.offset))
+    of_damaged.close()
+    assert told == harmed
+    assert (len(harmed) > 0) == any(word in kind for word in HARMS_FRAMES)
 
 
 def test_damage_survives_the_way_from_a_worker_to_its_parent():
