@@ -25,6 +25,7 @@ from reid.config import Config
 from reid.types import Embedding, ToldElsewhereError
 
 if TYPE_CHECKING:
+    from reid.report.report import Subject
     from reid.doctor.checkup import Numbered
     from reid.tracking.runs import Summary
     from reid.training.run import Scored
@@ -71,6 +72,30 @@ class EvaluateArguments:
     """`cpu` leaves a GPU alone."""
     json: bool = False
     """Print the scores as JSON."""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write pictures, tables and one page that holds everything, of one run or of several side by side.
+
+    The newest weights of each run are scored again, in fp32. Where weights or data set are gone, the page says so, and
+    holds what the journal knows.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, or folders that hold such."""
+    out: Path | None = None
+    """Where to write; by default `report` in the run's folder, or beside the runs."""
+    root: str | None = None
+    """Packed data set, if not the one the runs were trained on."""
+    step: int = 0
+    """Iteration, from 0, whose batch is shown."""
+    num_workers: int | None = None
+    """Worker processes that read and decode, if not as many as in training."""
+    device: Literal["auto", "cpu"] | None = None
+    """`cpu` leaves a GPU alone."""
+    attach: bool = False
+    """Add the page to the run in MLflow; `reid runs sync` sends it."""
 
 
 @dataclass(frozen=True)
@@ -244,11 +269,57 @@ def doctor(arguments: Sequence[str]) -> int:
     return 0 if is_healthy(found) else 1
 
 
+def report(arguments: Sequence[str]) -> int:
+    chosen = _parse(ReportArguments, arguments, "report")
+    from reid.report import report as reports
+    from reid.tracking import family, names
+    from reid.tracking import runs as journals
+
+    found = [run for folder in chosen.runs for run in journals.find(folder)]
+    parents = family.families(found)
+    folders = [run for run in found if run not in parents]
+    out = reports.place_of(folders, chosen.out)
+    if chosen.attach and len(folders) != 1:
+        raise ValueError(f"--attach: a page of {len(folders)} runs belongs to none of them; report on one")
+    labels = reports.labels(folders)
+    page = reports.write([_subject(*run, chosen) for run in zip(folders, labels, strict=True)], out)
+    if chosen.attach:
+        journals.attach(folders[0], {page: names.Folder.REPORT}, {})
+    print(page)
+    return 0
+
+
+def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
+    """What is left of a run, for the report room, which knows neither configurations nor training."""
+    from reid.report import album
+    from reid.report.report import Subject
+    from reid.tracking.runs import summary
+    from reid.training.review import review
+
+    changes: dict[str, dict[str, Any]] = {
+        "data": {"root": chosen.root, "num_workers": chosen.num_workers},
+        "engine": {"device": chosen.device},
+    }
+    left = review(folder, changes, chosen.step)
+    return Subject(
+        label,
+        summary(folder),
+        difference=None if left.config is None else configuration.difference(left.config),
+        found=None if left.scored is None else album.Found(left.scored.evaluator, left.scored.evaluation),
+        seen=None
+        if left.scored is None or left.batch is None
+        else album.seen(chosen.step, *left.batch, left.scored.manifest),
+        unscored=left.unscored,
+        unseen=left.unseen,
+    )
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a network, alone or under `accelerate launch`"),
     "evaluate": (evaluate, "score a checkpoint in both directions"),
     "runs": (runs, "list, show, compare, gather, send and close runs"),
     "doctor": (doctor, "look for what would make a run fail, or be slow, before it is started"),
+    "report": (report, "pictures, tables and a page of one run, or of several side by side"),
     "config": (show_config, "print the configuration, its difference from the paper, its JSON schema"),
 }
 

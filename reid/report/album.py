@@ -30,7 +30,7 @@ from reid.report.sheets import NOBODY, Attended, Panel, Photographs, Ranking, Se
 from reid.report.tables import title_of
 from reid.types import Direction, Modality
 
-NUM_QUERIES, NUM_ANSWERS, NUM_FAILED_ANSWERS = 5, 10, 8
+NUM_QUERIES, NUM_ANSWERS, NUM_FAILED_ANSWERS, MOST_ROWS = 5, 10, 8, 12
 NUM_ATTENDED, NUM_COLOURED, NUM_MAPPED = 3, 8, 24  # people
 MAX_MAPPED = 12  # clips of a person in one light, in the plane
 MAX_CLIPS = 800  # of one modality, for the distances between all pairs
@@ -70,25 +70,31 @@ def answered(runs: Runs, direction: Direction) -> Panel:
     """Some queries of a direction, drawn at random and always the same, with the first answers of each run."""
     first = next(iter(runs.values()))
     counted = np.flatnonzero(first.evaluation.results[direction].first_hit >= 0)
-    chosen = np.sort(np.random.default_rng(0).choice(counted, min(NUM_QUERIES, len(counted)), replace=False))
+    count = min(_num_queries(runs), len(counted))
+    chosen = np.sort(np.random.default_rng(0).choice(counted, count, replace=False))
     rankings = [_ranking(name, found, direction, chosen) for name, found in runs.items()]
-    return _panel(title_of(direction), first, direction, chosen, rankings)
+    title = f"What was found first, {title_of(direction).lower()}"
+    return _panel(title, first, direction, chosen, rankings)
 
 
-def failed(found: Found, direction: Direction) -> Panel | None:
-    """The queries of a direction whose first right answer comes last, hardest first: what came before it, and it.
+def failed(runs: Runs, direction: Direction) -> Panel | None:
+    """The queries whose first right answer comes last, in the mean over runs; hardest first.
 
-    None if every first answer is right.
+    The last answer shown of each is that first right one. None if no run ever has a wrong answer first.
     """
-    first_hit = found.evaluation.results[direction].first_hit
-    hardest = np.argsort(-first_hit, kind="stable")[:NUM_QUERIES]
-    chosen = hardest[first_hit[hardest] > 0]
+    first = next(iter(runs.values()))
+    first_hits = np.stack([found.evaluation.results[direction].first_hit for found in runs.values()])
+    hardest = np.argsort(-first_hits.mean(axis=0), kind="stable")[: _num_queries(runs)]
+    chosen = hardest[(first_hits[:, hardest] > 0).any(axis=0)]
     if not len(chosen):
         return None
-    columns = np.tile(np.arange(NUM_FAILED_ANSWERS), (len(chosen), 1))
-    columns[:, -1] = np.maximum(first_hit[chosen], NUM_FAILED_ANSWERS - 1)
-    ranking = _ranking("", found, direction, chosen, columns)
-    return _panel(f"Hardest failures, {title_of(direction).lower()}", found, direction, chosen, [ranking])
+    rankings = []
+    for (name, found), first_hit in zip(runs.items(), first_hits[:, chosen], strict=True):
+        columns = np.tile(np.arange(NUM_FAILED_ANSWERS), (len(chosen), 1))
+        columns[:, -1] = first_hit
+        rankings.append(_ranking(name, found, direction, chosen, columns))
+    title = f"Hardest failures, {title_of(direction).lower()}"
+    return _panel(title, first, direction, chosen, rankings)
 
 
 def attended(runs: Runs) -> list[Attended]:
@@ -162,6 +168,11 @@ def clips_of(manifest: Manifest, rows: Rows, shape: ClipShape) -> Photographs:
     reader.read_for_test(rows, clips)
     reader.close()
     return clips
+
+
+def _num_queries(runs: Runs) -> int:
+    """Fewer where each takes many rows."""
+    return max(1, min(NUM_QUERIES, MOST_ROWS // len(runs)))
 
 
 def _ranking(

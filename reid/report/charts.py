@@ -99,6 +99,7 @@ def _draw_distances(
     closer = f"{percent(separation(positives, negatives))} % in order"
     axes.set_title(f"{title}: {closer}\n{len(positives):,} and {len(negatives):,} pairs", fontsize=9)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def separation(positives: Numbers, negatives: Numbers) -> float:
@@ -156,7 +157,7 @@ def training_curves(series: Series, *, synthetic: bool, title: str, stages: Sequ
     _draw_series(found, series, scores, "retrieval on the test split", stages)
     _draw_series(rate, series, [names.Metric.LEARNING_RATE], "learning rate", stages)
     _draw_series(speed, series, [names.Metric.CLIPS_PER_SECOND], "clips a second", stages)
-    found.yaxis.set_major_formatter(PercentFormatter(1.0))
+    found.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in (found, rate, speed):
         axes.set_ylim(0, None)
     for axes in (rate, speed):
@@ -176,11 +177,12 @@ def _draw_series(axes: Axes, series: Series, keys: Sequence[str], label: str, st
         axes.plot(steps, values, color=color, label=key, lw=2 if key == keys[0] else 1.2, marker=marker, ms=3)
     for number, step in enumerate(stages, start=2):
         axes.axvline(step, color=QUIET, lw=1, ls="--")
-        axes.text(step, 0.98, f" stage {number}", color=QUIET, va="top", transform=axes.get_xaxis_transform())
-    axes.set_title(label)
-    if drawn:
+        above = axes.get_xaxis_transform()
+        axes.text(step, 1.01, f"stage {number}", color=QUIET, ha="center", va="bottom", transform=above)
+    axes.set_title(label, loc="left")
+    if len(drawn) > 1:
         axes.legend(loc="best")
-    else:
+    elif not drawn:
         axes.text(
             0.5, 0.5, "nothing was measured", color=QUIET, ha="center", va="center", transform=axes.transAxes
         )

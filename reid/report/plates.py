@@ -34,10 +34,8 @@ class Picture(NamedTuple):
 def kept(found: Found, seen: Seen, run_folder: Path, name: str) -> Iterator[Picture]:
     """What training draws of a run at its end."""
     runs = {name: found}
-    yield from (retrieval(runs, direction) for direction in Direction)
-    yield matching(runs)
-    yield from distances(runs)
-    yield attention(runs)
+    for draw in (retrieval, matching, distances, attention):
+        yield from draw(runs)
     yield batch(seen, synthetic=found.manifest.synthetic)
     yield curves(run_folder, name, synthetic=found.manifest.synthetic)
 
@@ -47,39 +45,43 @@ def saved(pictures: Iterable[Picture], folder: Path) -> list[Path]:
     return [write(picture.draw, folder / f"{picture.name}.png") for picture in pictures]
 
 
-def retrieval(runs: Runs, direction: Direction) -> Picture:
-    """Some queries of a direction and the first answers of each run."""
-    panel = album.answered(runs, direction)
+def retrieval(runs: Runs) -> Iterator[Picture]:
+    """Some queries of each direction and the first answers of each run."""
     rows = "The rows of a query are the runs; all were asked the same. " if len(runs) > 1 else ""
-    caption = (
-        f"{len(panel.clips)} queries drawn at random, and the {album.NUM_ANSWERS} tracklets found first. On the left the "
-        f"middle frame of the query, beside it the {panel.clips.shape[1]} frames that were embedded. {rows}Green and ✓: "
-        f"the same person; red and ✗: another one. Numbers are {_numbers(runs)}."
-    )
-    return _sheet(f"retrieval_{direction}", partial(sheets.retrieval_sheet, panel), caption, runs)
-
-
-def failures(name: str, found: Found, direction: Direction) -> Iterator[Picture]:
-    """The hardest queries of a run in a direction; nothing if every first answer is right."""
-    if panel := album.failed(found, direction):
-        result = found.evaluation.results[direction]
-        wrong = int((result.first_hit > 0).sum())
+    for direction in Direction:
+        panel = album.answered(runs, direction)
         caption = (
-            f"Of {result.num_queries:,} queries {wrong:,} have a wrong answer at rank 1. These are the {len(panel.clips)} "
-            "whose first right answer comes last, hardest first; it stands in the column on the right, with its rank."
+            f"{len(panel.clips)} queries drawn at random, and the {album.NUM_ANSWERS} tracklets found first. On the left "
+            f"the middle frame of the query, beside it the {panel.clips.shape[1]} frames that were embedded. {rows}Green "
+            f"and ✓: the same person; red and ✗: another one. Numbers are {_numbers(runs)}."
         )
-        draw = partial(sheets.retrieval_sheet, panel)
-        yield _sheet(f"failures_{direction}", draw, caption, {name: found})
+        yield _sheet(f"retrieval_{direction}", partial(sheets.retrieval_sheet, panel), caption, runs)
 
 
-def matching(runs: Runs) -> Picture:
+def failures(runs: Runs) -> Iterator[Picture]:
+    """The hardest queries of each direction; nothing if every first answer is right."""
+    for direction in Direction:
+        if panel := album.failed(runs, direction):
+            results = {name: found.evaluation.results[direction] for name, found in runs.items()}
+            counts = {name: int((result.first_hit > 0).sum()) for name, result in results.items()}
+            wrong = ", ".join(f"{count:,}" + f" ({name})" * (len(runs) > 1) for name, count in counts.items())
+            total = next(iter(results.values())).num_queries
+            mean = ", in the mean over the runs" if len(runs) > 1 else ""
+            caption = (
+                f"Wrong at rank 1, of {total:,} queries: {wrong}. These are the {len(panel.clips)} whose first right "
+                f"answer comes last{mean}, hardest first; it stands in the column on the right, with its rank."
+            )
+            yield _sheet(f"failures_{direction}", partial(sheets.retrieval_sheet, panel), caption, runs)
+
+
+def matching(runs: Runs) -> Iterator[Picture]:
     """CMC curves of all runs."""
     curves = {name: found.evaluation.results for name, found in runs.items()}
     caption = (
         "Share of queries with a right answer among the first k. The dashed line is what a gallery in random order would "
         "score."
     )
-    return _chart("cmc", partial(charts.cmc_curves, curves), caption, runs)
+    yield _chart("cmc", partial(charts.cmc_curves, curves), caption, runs)
 
 
 def distances(runs: Runs) -> Iterator[Picture]:
@@ -94,7 +96,7 @@ def distances(runs: Runs) -> Iterator[Picture]:
         yield _chart("distances", partial(charts.distance_histograms, found), caption, runs)
 
 
-def embeddings(runs: Runs) -> Picture:
+def embeddings(runs: Runs) -> Iterator[Picture]:
     """Clips of each run in the plane."""
     found = {name: album.mapped(of) for name, of in runs.items()}
     maps = {name: points for name, (points, _) in found.items()}
@@ -107,17 +109,17 @@ def embeddings(runs: Runs) -> Picture:
         "light no longer matters, dots and triangles lie among each other. Axes, sizes of groups and distances between "
         "them mean nothing."
     )
-    return _chart("embeddings", partial(charts.embedding_maps, maps, people), caption, runs)
+    yield _chart("embeddings", partial(charts.embedding_maps, maps, people), caption, runs)
 
 
-def attention(runs: Runs) -> Picture:
+def attention(runs: Runs) -> Iterator[Picture]:
     """Where each run looks."""
     caption = (
         "Frames of a clip, and over them what makes it like the mean of the same person's clips in the other light: "
         "Grad-CAM at the last layer of the defence, its gradient not averaged over cells, since the guided embedding "
         "treats each stripe on its own. The warmer, the more; each clip of each run has its own scale."
     )
-    return _sheet("attention", partial(sheets.attention_sheet, album.attended(runs)), caption, runs)
+    yield _sheet("attention", partial(sheets.attention_sheet, album.attended(runs)), caption, runs)
 
 
 def batch(seen: Seen, *, synthetic: bool) -> Picture:

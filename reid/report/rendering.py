@@ -6,6 +6,7 @@ The style is in force while a figure is drawn and while it is written: a drawing
 how it looks. Equal figures give equal bytes. Text is never read as a formula, whatever characters a name holds.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ Format = Literal["png", "pdf", "svg", "jpg"]
 RIGHT, WRONG, QUIET = "#1f9443", "#d8414a", "#7b828c"
 LINES = ("#2b78c2", "#df7a00", "#1f9443", "#a15ac8", "#d8414a", "#73808c", "#00a0a0", "#b8860b")
 
-DOTS_PER_INCH = {"png": 110, "jpg": 150}
+DOTS_PER_INCH = {"png": 110, "jpg": 110}
 _UNDATED: dict[str, dict[str, Any]] = {
     "png": {"metadata": {"Software": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
-    "jpg": {"pil_kwargs": {"quality": 88, "subsampling": 0, "optimize": True}},
+    "jpg": {"pil_kwargs": {"quality": 78, "subsampling": "4:2:2", "optimize": True}},
 }
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph of a PDF
 
 
 @dataclass(frozen=True)

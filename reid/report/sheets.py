@@ -164,8 +164,9 @@ def batch_sheet(seen: Seen, *, synthetic: bool) -> Figure:
 
 
 def _stands_apart(panel: Panel) -> bool:
+    """Whether the last column holds first right answers, whatever their rank."""
     ranks = np.concatenate([ranking.rank for ranking in panel.rankings])
-    return bool(ranks.shape[1] > 1 and (ranks[:, -1] != ranks[:, -2] + 1).any())
+    return bool((ranks[:, -1] != ranks.shape[1]).any())
 
 
 def _headings(panel: Panel) -> list[str]:

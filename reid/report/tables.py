@@ -19,6 +19,7 @@ from reid.evaluation.metrics import Chance, Retrieval, rank
 from reid.tracking.names import RANKS
 from reid.types import Direction
 
+SCORES = {**{f"rank{k}": f"Rank-{k}" for k in RANKS}, "map": "mAP", "minp": "mINP"}
 SHORT_CELL = 12  # characters; a column with a longer cell may wrap in a terminal
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -26,13 +27,17 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 @dataclass(frozen=True)
 class Table:
-    """Cells that are already text. `faint` are the rows to be read second; `notes` stand below the table."""
+    """Cells that are already text. `faint` are the rows to be read second; `notes` stand below the table.
+
+    `bold` are the cells to be read first, by row and column.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     faint: frozenset[int] = frozenset()
+    bold: frozenset[tuple[int, int]] = frozenset()
 
     def terminal(self) -> rich.table.Table:
         """For `rich`, which fits it into the terminal."""
@@ -56,14 +61,15 @@ class Table:
                 min_width=len(column) if is_short else None,
             )
         for i, row in enumerate(self.rows):
-            table.add_row(*map(escape, row), style="dim" if i in self.faint else "")
+            cells = self._marked(i, [escape(cell) for cell in row], "[bold]", "[/bold]")
+            table.add_row(*cells, style="dim" if i in self.faint else "")
         return table
 
     def markdown(self) -> str:
         """GitHub's Markdown, with the title in bold and every note a paragraph."""
         marks = [":--", *["--:"] * (len(self.columns) - 1)]
-        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (self.columns, *self.rows)]
-        lines.insert(1, "| " + " | ".join(marks) + " |")
+        rows = [self._marked(i, [*map(_markdown, row)], "**", "**") for i, row in enumerate(self.rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in ([*map(_markdown, self.columns)], marks, *rows)]
         return (
             "\n\n".join([f"**{_markdown(self.title)}**", "\n".join(lines), *map(_markdown, self.notes)])
             + "\n"
@@ -71,7 +77,8 @@ class Table:
 
     def latex(self) -> str:
         """A `tabular` with the rules of booktabs; the notes become comments."""
-        body = [" & ".join(map(_latex, row)) + r" \\" for row in (self.columns, *self.rows)]
+        rows = [self._marked(i, [*map(_latex, row)], r"\textbf{", "}") for i, row in enumerate(self.rows)]
+        body = [" & ".join(row) + r" \\" for row in ([*map(_latex, self.columns)], *rows)]
         lines = [
             *(f"% {line}" for note in (self.title, *self.notes) for line in note.splitlines()),
             r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
@@ -83,6 +90,43 @@ class Table:
             r"\end{tabular}",
         ]
         return "\n".join(lines) + "\n"
+
+    def _marked(self, row: int, cells: list[str], before: str, after: str) -> list[str]:
+        """The cells of a row, the bold ones between two marks."""
+        return [
+            f"{before}{cell}{after}" if (row, column) in self.bold else cell
+            for column, cell in enumerate(cells)
+        ]
+
+
+def side_by_side(
+    direction: Direction,
+    runs: Mapping[str, Mapping[str, float]],
+    chance: Mapping[str, float] | None,
+    *,
+    notes: tuple[str, ...] = (),
+    synthetic: bool,
+) -> Table:
+    """A row a run in one direction, in percent, the best of each column bold; below them random guessing, if given.
+
+    Scores are fractions by the names of `fractions`; one that is missing is a dash.
+    """
+    best = {name: max((run[name] for run in runs.values() if name in run), default=None) for name in SCORES}
+    bold = frozenset(
+        (i, j)
+        for i, run in enumerate(runs.values())
+        for j, name in enumerate(SCORES, start=1)
+        if len(runs) > 1 and name in run and run[name] == best[name]
+    )
+    rows = [
+        (run, *(percent(scores[name]) if name in scores else "-" for name in SCORES))
+        for run, scores in runs.items()
+    ]
+    if chance is not None:
+        rows.append(("by chance", *(percent(chance[name]) for name in SCORES)))
+    faint = frozenset([len(runs)] if chance is not None else [])
+    title = labelled(title_of(direction), synthetic)
+    return Table(title, ("", *SCORES.values()), tuple(rows), ("Percent.", *notes), faint, bold)
 
 
 def results(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic: bool) -> Table:
@@ -101,7 +145,7 @@ def results(results: Mapping[Direction, Retrieval], *, protocol: str, synthetic:
         f"Protocol: {protocol}.",
         f"{queries} queries; {skipped} without a match in the gallery were not counted; {removed} pairs were removed.",
     )
-    columns = ("", *(f"Rank-{k}" for k in RANKS), "mAP", "mINP")
+    columns = ("", *SCORES.values())
     return Table(labelled("Retrieval", synthetic), columns, tuple(rows), notes, faint)
 
 
@@ -112,8 +156,8 @@ def as_numbers(results: Mapping[Direction, Retrieval], *, protocol: str, synthet
         "protocol": protocol,
         "directions": {
             str(direction): {
-                **_fractions(result),
-                "chance": _fractions(result.chance),
+                **fractions(result),
+                "chance": fractions(result.chance),
                 "num_queries": result.num_queries,
                 "num_skipped": result.num_skipped,
                 "num_removed_pairs": result.num_removed_pairs,
@@ -140,15 +184,16 @@ def percent(fraction: float) -> str:
 
 
 def _scores(found: Retrieval | Chance) -> tuple[str, ...]:
-    return tuple(map(percent, _fractions(found).values()))
+    return tuple(map(percent, fractions(found).values()))
 
 
-def _fractions(found: Retrieval | Chance) -> dict[str, float]:
+def fractions(found: Retrieval | Chance) -> dict[str, float]:
+    """The scores that tables show, by the names in SCORES."""
     return {**{f"rank{k}": rank(found.cmc, k) for k in RANKS}, "map": found.map, "minp": found.minp}
 
 
 def _mean(results: Mapping[Direction, Retrieval]) -> dict[str, float]:
-    both = [_fractions(result) for result in results.values()]
+    both = [fractions(result) for result in results.values()]
     return {score: sum(found[score] for found in both) / len(both) for score in both[0]}
 
 
