@@ -132,3 +132,25 @@ def test_the_quickstart_does_not_mix_two_seeds_in_one_folder(checkout: Path, tmp
     answer = run(checkout / "launch/quickstart.sh", str(tmp_path / "demo"), "--seed", "4")
     assert answer.returncode == 2
     assert "was made with --seed 3, not 4" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("visible", "config", "processes"),
+    [("", "cpu", "--num_processes 2"), ("-1", "cpu", ""), ("3", "one_gpu", ""), ("0,2,5", "one_node", "3")],
+)
+def test_training_takes_all_that_the_machine_has_and_says_how(
+    checkout: Path, visible: str, config: str, processes: str
+) -> None:
+    """The launcher is replaced by one that prints its arguments, because the GPUs are not here."""
+    (checkout / "launch" / "environment.sh").write_text("#!/bin/sh\n")
+    launcher = checkout / ".venv" / "bin" / "accelerate"
+    launcher.parent.mkdir(parents=True)
+    launcher.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    launcher.chmod(0o755)
+    answer = run(checkout / "launch/train.sh", "--run", "two words", CUDA_VISIBLE_DEVICES=visible)
+    told, given = answer.stdout.rsplit("\n", 1)
+    assert given.startswith(f"<launch><--config_file><{checkout}/launch/accelerate/{config}.yaml>")
+    assert given.endswith("<-m><reid><train><--run><two words><--resume>")
+    assert processes.rpartition(" ")[2] in given
+    assert f"{config}.yaml" in told
+    assert "'two words' '--resume'" in told
