@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
 
 from reid.tracking import names, target
 from reid.tracking.journal import Kind, Record, header
@@ -41,6 +42,7 @@ def quiet_environment() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
         "MLFLOW_CONFIGURE_LOGGING": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
@@ -51,6 +53,18 @@ def _mlflow() -> Any:
     import mlflow  # noqa: PLC0415  # takes seconds, and must see the environment
 
     return mlflow
+
+
+def client_of(tracking_uri: str) -> Any:
+    """MLflow's client for a server or store. User and password of an address go where MLflow looks for them and does not
+    print them: into the environment of this process.
+    """
+    address = urlsplit(tracking_uri)
+    if address.scheme in {"http", "https"} and address.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(address.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(address.password or "")
+        tracking_uri = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+    return _mlflow().MlflowClient(tracking_uri)
 
 
 class RunLostError(RuntimeError):
@@ -79,7 +93,7 @@ class Replay:
         if self._target is not None:
             return self._target
         with _first_use_alone(self._uri):
-            self._client = self._mlflow.MlflowClient(self._uri)
+            self._client = client_of(self._uri)
             experiment_id = self._experiment()
         known = target.load(self._run_folder, self._uri)
         if known is not None:
@@ -227,7 +241,7 @@ class Replay:
         self._client.log_inputs(run.run_id, [entities.DatasetInput(dataset, context)])
 
     def _send_checkpoint(self, run: Target, record: Record) -> None:
-        """A model that stands for the checkpoint: its name, its scores, and a link from the run at the step."""
+        """A model that stands for the checkpoint: its name, its scores on their data set, and a link from the run."""
         entities, data, step = self._mlflow.entities, record.data, record.step or 0
         tags = {
             names.ModelTag.PATH: data["path"],
@@ -240,6 +254,7 @@ class Replay:
         if model is None:
             name = f"{_as_folder(self._header['name'])}-step-{step}"
             model = self._client.create_logged_model(run.experiment_id, name, run.run_id, tags)
+        dataset = data.get("dataset") or {"name": None, "digest": ""}
         metrics = [
             entities.Metric(
                 key,
@@ -247,6 +262,8 @@ class Replay:
                 _milliseconds(data["times"][key]),
                 step,
                 model_id=model.model_id,
+                dataset_name=dataset["name"],
+                dataset_digest=dataset["digest"][:MAX_DIGEST_CHARACTERS] or None,
             )
             for key, value in data["values"].items()
         ]
@@ -308,7 +325,7 @@ def reap(tracking_uri: str, experiment: str, silent_seconds: float) -> list[str]
     """
     mlflow = _mlflow()
     try:
-        return _reap(mlflow.MlflowClient(tracking_uri), experiment, silent_seconds)
+        return _reap(client_of(tracking_uri), experiment, silent_seconds)
     except mlflow.MlflowException as error:
         raise ConnectionError(f"{redacted(tracking_uri)}: {redacted(str(error).splitlines()[0])}") from error
 

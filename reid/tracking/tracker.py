@@ -18,6 +18,7 @@ from typing import Self
 
 from reid.tracking import names
 from reid.tracking.journal import Journal, Kind, topmost
+from reid.types import Role
 
 OFFLINE = "offline"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -58,6 +59,7 @@ class Tracker:
         self._sender = sender
         self._resumed_at = journal.last_step
         self._num_mismatches = 0
+        self._scored_on: dict[str, str] | None = None
         self._ended = False
 
     @classmethod
@@ -156,16 +158,27 @@ class Tracker:
         self._journal.append(Kind.ARTIFACT, {"path": self._inside(path), "folder": folder})
 
     def dataset(self, name: str, digest: str, role: str, source: str, profile: Mapping[str, object]) -> None:
-        """A data set this run reads: `role` is train, query or gallery; `source` its root; `profile` counts of it."""
+        """A data set this run reads: `role` is train, query or gallery; `source` its root; `profile` counts of it.
+
+        Scores of checkpoints are those of the query.
+        """
         data = {"name": name, "digest": digest, "role": role, "source": source, "profile": dict(profile)}
         self._journal.append(Kind.DATASET, data)
+        if role == Role.QUERY:
+            self._scored_on = {"name": name, "digest": digest}
 
     def checkpoint(self, path: Path, digest: str, step: int, metrics: Mapping[str, float]) -> None:
         """A published checkpoint and its scores. Its path and digest are sent, not its weights."""
         self.metrics(step, metrics)
         times = {key: self._journal.points[key, step].time for key in metrics}
         values = {key: str(float(value)) for key, value in metrics.items()}
-        data = {"path": self._inside(path), "digest": digest, "values": values, "times": times}
+        data = {
+            "path": self._inside(path),
+            "digest": digest,
+            "values": values,
+            "times": times,
+            "dataset": self._scored_on,
+        }
         self._journal.append(Kind.CHECKPOINT, data, step)
         self.tags({names.Tag.LAST_CHECKPOINT: f"{data['path']} (step {step}, sha256 {digest[:12]})"})
         self.sync()

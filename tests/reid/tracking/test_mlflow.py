@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 
 from reid.tracking import names, target
 from reid.tracking.journal import FILE_NAME
-from reid.tracking.mlflow import REFUSED_NAME, reap
+from reid.tracking.mlflow import REFUSED_NAME, client_of, reap
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
 
@@ -22,7 +23,7 @@ def journal_of(run, *, steps=range(5), status=Status.FINISHED, **options):
         run, experiment="an experiment", run_name="first try", tracking_uri=OFFLINE, **options
     ) as tracker:
         tracker.params({names.Param.SEED: 3})
-        tracker.dataset("synthetic-vcm", "d" * 64, "train", "/data", {"tracklets": 3})
+        tracker.dataset("synthetic-vcm", "d" * 64, "query", "/data", {"tracklets": 3})
         for step in steps:
             tracker.metrics(step, {names.Metric.LOSS: 1 / (step + 1), names.Metric.NONFINITE: 0})
         (run / "config.yaml").write_text("seed: 3")
@@ -60,13 +61,15 @@ def test_a_run_arrives_whole(runs):
     assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == (
         "synthetic-vcm",
         "d" * 36,
-        "train",
+        "query",
     )
     artifact = Path(found.client.download_artifacts(run.info.run_id, "config/config.yaml"))
     assert artifact.read_text() == "seed: 3"
     (model,) = found.models()
     assert model.tags["sha256"] == "c" * 64
-    assert [(m.key, m.value, m.step) for m in model.metrics] == [("mean/map", 0.5, 4)]
+    assert [(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in model.metrics] == [
+        ("mean/map", 0.5, 4, "synthetic-vcm", "d" * 36)
+    ]
     assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(model.model_id, 4)]
 
 
@@ -185,6 +188,16 @@ def test_a_child_hangs_below_its_parent_also_when_the_parent_comes_later(runs):
     by_name = {run.info.run_name: run for run in Found(runs).runs}
     assert by_name["child"].data.tags["mlflow.parentRunId"] == by_name["parent"].info.run_id
     assert "mlflow.parentRunId" not in by_name["parent"].data.tags
+
+
+def test_user_and_password_of_an_address_are_given_to_mlflow_apart_from_it(monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    assert (
+        client_of("https://ann:a%40b@mlflow.example:5000/path").tracking_uri
+        == "https://mlflow.example:5000/path"
+    )
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("ann", "a@b")
 
 
 def test_runs_whose_node_vanished_are_closed_and_no_others(runs):
