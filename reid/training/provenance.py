@@ -65,13 +65,14 @@ def environment() -> str:
 
 
 def _code_version() -> dict[str, Any]:
-    """Commit and dirtiness of the checkout this code runs from; nothing where it is no checkout.
+    """Commit and dirtiness of the checkout this code runs from; nothing where that is not known.
 
-    An image has no checkout: there REID_REVISION names the commit that it was built from (docker/Dockerfile).
+    Code of an image is in no checkout: there REID_REVISION names the commit it was built from (docker/Dockerfile).
     """
-    if revision := os.environ.get("REID_REVISION"):
-        return {names.Tag.COMMIT: revision}
     here = Path(__file__).parent
+    if not (here.parents[1] / ".git").exists():
+        revision = os.environ.get("REID_REVISION")
+        return {names.Tag.COMMIT: revision} if revision else {}
     try:
         commit, status = (
             subprocess.run(  # noqa: S603
