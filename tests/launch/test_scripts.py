@@ -54,6 +54,13 @@ def test_an_environment_of_somebody_else_is_not_touched(checkout: Path) -> None:
     assert [path.name for path in (checkout / ".venv").iterdir()] == ["precious"]
 
 
+def test_the_environment_refuses_a_call_it_does_not_understand(checkout: Path) -> None:
+    answer = run(checkout / "launch/environment.sh", "--package")
+    assert answer.returncode == 2
+    assert "expected --packages or nothing, found: --package" in answer.stderr
+    assert not (checkout / ".venv").exists()
+
+
 def with_old_python(checkout: Path) -> dict[str, str]:
     old = checkout / "old-python"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.20\nexit 1\n')
