@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing import get_context
@@ -194,12 +195,14 @@ class Storm:
         for victim in victims:
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGKILL)
+        for process in set(life.processes) - set(victims):
+            _ask_to_stop(process)  # as a launcher does that has lost a process
         self.kills[moment, "all" if len(victims) > 1 else "one"] += 1
         began = time.monotonic()
         codes = life.end(SURVIVAL_SECONDS)
         self.longest_survival = max(self.longest_survival, time.monotonic() - began)
         if None in codes or 0 in codes:
-            self.complaints.append(f"{run.name}: a process was killed, and the exit codes are {codes}")
+            self.complaints.append(f"{run.name}: killed {moment}, and the exit codes are {codes}")
         self._require_nobody_left(life)
         return False
 
@@ -286,6 +289,12 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _ask_to_stop(process: ForkServerProcess) -> None:
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
 
 
 def _session(pid: int) -> int | None:

@@ -19,10 +19,13 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
+
+import psutil
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +121,19 @@ class Watchdog:
             faulthandler.dump_traceback(sys.__stderr__ or 2)
             for worker in multiprocessing.active_children():
                 worker.kill()
+            self._end_silent_siblings()
         finally:
             os._exit(1)
+
+    def _end_silent_siblings(self) -> None:
+        """A stopped process hears no SIGTERM, and the launcher would wait for it."""
+        for rank in range(self._world):
+            sign, age = self._read(rank)
+            if sign is not None and sign.host == self._sign.host and self._is_silent(age):
+                with suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(sign.pid)
+                    if process.ppid() == os.getppid():
+                        process.kill()
 
     def blame(self) -> str:
         """Who holds the others up, in words."""
@@ -129,7 +143,7 @@ class Watchdog:
             if sign is None
             else f"{sign}, gave no sign of life for {age:.0f} s"
             for rank, (sign, age) in signs.items()
-            if sign is None or age > max(4 * self._interval, self._patience / 2)
+            if sign is None or self._is_silent(age)
         ]
         if silent:
             return "; ".join(silent)
@@ -148,6 +162,9 @@ class Watchdog:
             return Sign(**json.loads(path.read_text())), age
         except OSError:
             return None, 0.0
+
+    def _is_silent(self, age: float) -> bool:
+        return age > max(4 * self._interval, self._patience / 2)
 
     def _path(self, rank: int) -> Path:
         return self._folder / f"{rank:05d}.json"

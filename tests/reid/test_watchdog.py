@@ -66,6 +66,7 @@ def test_a_process_that_is_stopped_is_named_with_its_step_and_what_it_was_doing(
     assert f"process 1 (pid {second.pid} on " in said
     assert "at step 3, saving, gave no sign of life for" in said
     assert 'File "<string>"' in said  # where the one that tells stood
+    assert second.wait(timeout=5) == -signal.SIGKILL  # it would not have heard the launcher
 
 
 def test_among_those_that_live_the_one_behind_is_named(start):
