@@ -170,8 +170,8 @@ class Cluster:
         self.until(gone, f"{host} powered off")
 
     def power_on(self, node: str) -> None:
-        """The node boots, and registers with the controller."""
-        self._start_host(node, f"slurmd -c -N {node}")
+        """The node boots, and registers with the controller; -b, because the kernel below did not boot."""
+        self._start_host(node, f"slurmd -b -c -N {node}")
 
     def cut_cable(self, node: str) -> None:
         subprocess.run([*self._enter("head", "--net"), "ip", "link", "set", f"v-{node}", "down"], check=True)
