@@ -3,7 +3,6 @@
 A slice is a stream of a few batches, or one batch.
 """
 
-import gc
 import hashlib
 import os
 import shutil
@@ -191,23 +190,18 @@ def _write_manifest(root: Path, num_tracklets: int, num_shards: int) -> None:
 
 
 def extra_worker(manifest: Manifest) -> Row:
-    """What a second worker adds to the memory of all processes, the slots for pixels left out."""
-
-    def megabytes(num_workers: int) -> float:
-        gc.collect()
-        with stream(manifest, 0, 40, num_workers=num_workers) as batches:
-            for _ in range(30):
-                next(batches)
-            family = [psutil.Process(), *(psutil.Process(child.pid) for child in active_children())]
-            return sum(_proportional_bytes(process) for process in family) / MEGABYTE
-
-    found = statistics.median(megabytes(2) - megabytes(1) for _ in range(5))
-    return Row("memory of an extra worker beside its slots", f"{found:.0f} MB", "<= 15 MB")
+    """What a worker adds to the memory of all processes, the slots for pixels left out."""
+    with stream(manifest, 0, 100, num_workers=3) as batches:
+        for _ in range(90):
+            next(batches)
+        found = statistics.median(_private_bytes(psutil.Process(child.pid)) for child in active_children())
+    return Row("memory of an extra worker beside its slots", f"{found / MEGABYTE:.0f} MB", "<= 15 MB")
 
 
-def _proportional_bytes(process: psutil.Process) -> int:
-    """Resident bytes without anonymous shared memory; what several processes share counts for each in part."""
-    return sum(each.pss for each in process.memory_maps() if not each.path.startswith("/dev/zero"))
+def _private_bytes(process: psutil.Process) -> int:
+    """Resident bytes that no other process has, without anonymous shared memory."""
+    maps = [each for each in process.memory_maps() if not each.path.startswith("/dev/zero")]
+    return sum(each.private_clean + each.private_dirty for each in maps)
 
 
 def boundaries(manifest: Manifest, steps: int) -> Row:
