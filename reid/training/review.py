@@ -16,6 +16,7 @@ from reid.data.batches import Batch
 from reid.data.clips import PairedClips
 from reid.data.loader import training_batches
 from reid.data.manifest import Manifest
+from reid.data.quarantine import Quarantine
 from reid.data.shards import DamagedShardError
 from reid.data.sources import SourceError
 from reid.training import build
@@ -72,6 +73,7 @@ def batch_of(config: Config, manifest: Manifest, step: int) -> tuple[Batch, Pair
         shape=build.clip_shape(config),
         augmentation=build.augmentation(config),
         num_workers=0,
+        quarantine=Quarantine(config.data.quarantine_frames),
     )
     with batches:
         return plan.batch(step), next(batches)
