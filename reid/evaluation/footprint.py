@@ -48,18 +48,18 @@ class Footprint(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.num_query:,} queries and {self.num_gallery:,} gallery tracklets, vectors of {self.width:,} numbers: "
-            f"at most {_gigabytes(self.total)} in a process ({_gigabytes(self.vectors)} for the vectors, "
-            f"{_gigabytes(self.exchange)} while they are collected, {_gigabytes(self.ranking)} while they are ranked)"
+            f"at most {_size(self.total)} in a process ({_size(self.vectors)} for the vectors, "
+            f"{_size(self.exchange)} while they are collected, {_size(self.ranking)} while they are ranked)"
         )
 
     def refusal(self, host: str, count: int, available: int) -> str:
         """What to say where `count` processes of a machine do not fit into the `available` bytes."""
         return (
-            f"evaluation: {self}. {count} of them on {host} need {_gigabytes(count * self.total)}, but "
-            f"{_gigabytes(available)} are available. Start fewer processes a machine, ask the job for more memory, or "
+            f"evaluation: {self}. {count} of them on {host} need {_size(count * self.total)}, but "
+            f"{_size(available)} are available. Start fewer processes a machine, ask the job for more memory, or "
             "compare shorter vectors with evaluation.embedding global"
         )
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -22,7 +22,7 @@ def test_vcm_fits_into_a_gigabyte():
 def test_the_line_names_every_part():
     assert str(Footprint.of(**VCM, is_alone=True, rerank=False)) == (
         "4,584 queries and 5,099 gallery tracklets, vectors of 12,288 numbers: at most 0.73 GB in a process "
-        "(0.48 GB for the vectors, 0.25 GB while they are collected, 0.01 GB while they are ranked)"
+        "(0.48 GB for the vectors, 0.25 GB while they are collected, 10.4 MB while they are ranked)"
     )
 
 
