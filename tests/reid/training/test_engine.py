@@ -15,6 +15,7 @@ from reid.tracking.journal import Kind, read
 from reid.tracking.tracker import SilentTracker
 from reid.training.engine import Engine
 from reid.training.meters import NonFiniteError
+from reid.training.review import batch_of
 from reid.types import Role
 
 
@@ -181,6 +182,14 @@ def test_what_is_in_quarantine_outlives_a_restart_and_counts_to_the_bound(
     found, expected = runs.snapshot(tmp_path, 8), runs.snapshot(patient, 8)
     torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
     assert found.state["quarantine"] == expected.state["quarantine"]
+
+
+def test_a_batch_with_damage_is_made_again_where_the_run_bore_it(tiny, damaged):
+    manifest = Manifest.open(damaged)
+    batch, clips = batch_of(tiny(data={"root": damaged, "quarantine_frames": 1000}), manifest, 0)
+    assert clips.identity.tolist() == batch.identity.tolist()
+    with pytest.raises(DamagedFrameError, match="the checksum of frame"):
+        batch_of(tiny(data={"root": damaged}), manifest, 0)
 
 
 @pytest.mark.slow
