@@ -83,7 +83,7 @@ newest_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/nu
 
 # Usage: train ARG... of `reid train`; --resume is added. Ends the script.
 train() {
-    local run status=0 before after
+    local run status=0 before after state
     run=$(option run "$@")
     [[ -n $run ]] || refuse "name the run's folder with --run, on a disk that all nodes see"
     before=$(newest_checkpoint "$run")
@@ -96,10 +96,11 @@ train() {
         wait "$job" && status=0 || status=$?
     done
     after=$(newest_checkpoint "$run")
+    state=$(job_state)
     if ((status == 0)); then
         say "done"
-    elif [[ $(job_state) == CANCELLED* ]]; then
-        say "cancelled; sbatch the same command to continue"
+    elif [[ $state != RUNNING ]]; then # cancelled, or taken back by Slurm, which then starts it again itself
+        say "Slurm is ending the job ($state)"
     elif [[ -e $run/requeue ]]; then
         again "stopped by $(<"$run/requeue")"
     elif [[ -n $after && $after != "$before" ]]; then
@@ -120,6 +121,6 @@ again() {
         return
     fi
     say "$1; back into the queue, restart $((count + 1)) of at most $most"
-    # Slurm ends this script when it takes the job back. After a pre-emption it has done so already, and refuses.
+    # Slurm ends this script when it takes the job back.
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
 }

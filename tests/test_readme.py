@@ -27,6 +27,12 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(?m)(?:^<!-- not run: (?P<reason>.+?) -->\n\s*)?^```bash\n(?P<text>.*?)^```$", re.DOTALL)
 OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
+MADE_BY_THE_USER = {"slurm/site.sh"}
+SUBMITTED = {  # what a batch script does with the words after its name
+    "slurm/train.sbatch": ("python", "-m", "reid", "train"),
+    "slurm/evaluate.sbatch": ("python", "-m", "reid", "evaluate"),
+    "slurm/preprocess.sbatch": ("python", "-m", "preprocess", "pack"),
+}
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "COLUMNS": "300",
@@ -76,6 +82,10 @@ def programs(words: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
             start = rest.index("-m")
             yield ("accelerate", "launch"), rest[:start]
             yield from programs(["python", *rest[start:]])
+        case ["sbatch", *rest] | ["reid", "slurm", "check", *rest]:
+            yield from (
+                (program, rest[i + 1 :]) for i, word in enumerate(rest) if (program := SUBMITTED.get(word))
+            )
         case ["python", "-m", "reid" | "preprocess" as module, command, *rest]:
             yield ("python", "-m", module, command), rest
         case ["reid" | "reid-preprocess" as program, *rest]:
@@ -93,7 +103,8 @@ def mistakes(text: str) -> list[str]:
         for word in words:
             path = word.split("=")[-1]
             if (ROOT / path.split("/")[0]).is_dir() and "/" in path and not path.startswith(("runs/", "/")):
-                found += [] if (ROOT / path).exists() else [f"there is no {path}"]
+                known = (ROOT / path).exists() or path in MADE_BY_THE_USER
+                found += [] if known else [f"there is no {path}"]
         for program, arguments in programs(words):
             text_of_help = help_of(*program) if program else (ROOT / words[0]).read_text()
             options = [word.split("=")[0] for word in arguments if OPTION.match(word)]
