@@ -29,9 +29,13 @@ class Runs:
         self._configurations = folder
         self._launched: list[subprocess.Popen[str]] = []
 
-    def train(self, config: Config, folder: Path, *, resume: bool = False) -> Scored | None:
+    def train(
+        self, config: Config, folder: Path, *, resume: bool = False, accept_changes: bool = False
+    ) -> Scored | None:
         """In this process, without drawing pictures."""
-        return train(config, folder, lambda _: ([], "described"), resume=resume)
+        return train(
+            config, folder, lambda _: ([], "described"), resume=resume, accept_changes=accept_changes
+        )
 
     def launch(self, config: Config, folder: Path, *options: str) -> "subprocess.Popen[str]":
         """Two processes on this CPU, as the README starts them."""

@@ -138,6 +138,26 @@ def test_resume_with_another_configuration_is_refused_with_every_difference(tiny
     assert (alone() / FILE_NAME).read_bytes() == before
 
 
+def test_changes_that_are_accepted_are_made_told_and_kept(tiny, alone, runs, tmp_path, caplog):
+    folder = stopped_at(alone(), tmp_path / "changed", 5)
+    runs.train(tiny(objective={"margin": 0.4}), folder, resume=True, accept_changes=True)
+    change = "objective.margin: 0.3 when the run began, 0.4 now"
+    assert f"continuing differently, as --accept-changes allows:\n  {change}" in caplog.text
+    tags = {key: value for data in data_of(folder, Kind.TAGS) for key, value in data.items()}
+    assert tags["accepted_changes"] == "at step 5: objective.margin: 0.3 before, 0.4 now"
+    assert runs.snapshot(folder, LAST).state["config"]["objective"]["margin"] == 0.4
+    assert runs.points(folder)[6, "train/def_tri"] > runs.points(alone())[6, "train/def_tri"]
+    runs.train(tiny(objective={"margin": 0.4}), folder, resume=True)  # from now on it is what the run is
+
+
+def test_a_run_cannot_go_on_with_another_network_nor_past_its_end(tiny, alone, runs, tmp_path):
+    folder = stopped_at(alone(), tmp_path / "other", 5)
+    with pytest.raises(ValueError, match=r"the checkpoint of step 5 is of another network: .* is of shape"):
+        runs.train(tiny(model={"num_lstm_layers": 2}), folder, resume=True, accept_changes=True)
+    with pytest.raises(ValueError, match=r"step-00000005: is past the 4 steps that the schedule has now"):
+        runs.train(tiny(schedule={"stage2_epochs": 0}), folder, resume=True, accept_changes=True)
+
+
 def test_resume_on_another_data_set_is_refused_but_a_moved_one_is_fine(tiny, alone, runs, packed, tmp_path):
     folder = stopped_at(alone(), tmp_path / "moved", 7)
     moved = shutil.copytree(packed, tmp_path / "packed")
@@ -262,9 +282,17 @@ def test_two_processes_of_which_one_is_told_to_stop_end_together_and_continue_id
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_continues_on_one(tiny, alone, together, runs, tmp_path):
-    folder = stopped_at(together(), tmp_path / "run", 5)  # amid a log interval, whose means are shared out
-    runs.train(tiny(), folder, resume=True)
-    assert_alike(runs.snapshot(folder, LAST), runs.snapshot(alone(), LAST), tolerance=1e-9)
-    for point, value in runs.points(folder).items():
-        assert value == pytest.approx(runs.points(alone())[point], abs=1e-9), point
+def test_a_run_of_two_processes_continues_on_one_and_again_on_two(tiny, alone, together, runs, tmp_path):
+    one = stopped_at(together(), tmp_path / "one", 3)  # amid a log interval, whose means are shared out
+    runs.train(tiny(), one, resume=True)
+    two = stopped_at(one, tmp_path / "two", 5)
+    process = runs.launch(tiny(), two, "--resume")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    expected = runs.points(alone())
+    for folder, world in ((one, 1), (two, 2)):
+        end = runs.snapshot(folder, LAST)
+        assert len(end.state["processes"]) == world
+        assert_alike(end, runs.snapshot(alone(), LAST), tolerance=1e-9)
+        for point, value in runs.points(folder).items():
+            assert value == pytest.approx(expected[point], abs=1e-9), point
