@@ -25,7 +25,7 @@ from reid.config import Config
 from reid.types import Embedding, ToldElsewhereError
 
 if TYPE_CHECKING:
-    from reid.report.report import Subject
+    from reid.report.subject import Subject
     from reid.doctor.checkup import Numbered
     from reid.tracking.runs import Summary
     from reid.training.run import Scored
@@ -271,18 +271,18 @@ def doctor(arguments: Sequence[str]) -> int:
 
 def report(arguments: Sequence[str]) -> int:
     chosen = _parse(ReportArguments, arguments, "report")
-    from reid.report import report as reports
+    from reid.report.report import write
+    from reid.report.subject import labels, place_of
     from reid.tracking import family, names
     from reid.tracking import runs as journals
 
     found = [run for folder in chosen.runs for run in journals.find(folder)]
     parents = family.families(found)
     folders = [run for run in found if run not in parents]
-    out = reports.place_of(folders, chosen.out)
-    if chosen.attach and len(folders) != 1:
-        raise ValueError(f"--attach: a page of {len(folders)} runs belongs to none of them; report on one")
-    labels = reports.labels(folders)
-    page = reports.write([_subject(*run, chosen) for run in zip(folders, labels, strict=True)], out)
+    out = place_of(folders, chosen.out)
+    if chosen.attach and not (len(folders) == 1 and out.resolve().is_relative_to(folders[0].resolve())):
+        raise ValueError("--attach: only a page about one run, inside of its folder, can become part of it")
+    page = write([_subject(*run, chosen) for run in zip(folders, labels(folders), strict=True)], out)
     if chosen.attach:
         journals.attach(folders[0], {page: names.Folder.REPORT}, {})
     print(page)
@@ -292,7 +292,7 @@ def report(arguments: Sequence[str]) -> int:
 def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
     """What is left of a run, for the report room, which knows neither configurations nor training."""
     from reid.report import album
-    from reid.report.report import Subject
+    from reid.report.subject import Subject
     from reid.tracking.runs import summary
     from reid.training.review import review
 

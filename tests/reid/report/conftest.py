@@ -1,5 +1,6 @@
 """What the tests of reports share: an untrained network scored on the tiny data set, and vectors that know who is who."""
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,39 @@ from reid.report.album import Found
 from reid.runtime import Runtime
 from reid.training import build
 from reid.types import Direction, Role, Variant
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: tags with attributes, and the text outside of the style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = self.style = ""
+        self._is_style = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._is_style = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._is_style = False
+
+    def handle_data(self, data):
+        if self._is_style:
+            self.style += data
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="session")
+def parse() -> type[Page]:
+    return Page
 
 
 @pytest.fixture(scope="session")
