@@ -190,6 +190,8 @@ class Engine(_Section):
     """Arithmetic of the forward pass; fp64 is for proofs."""
     device: Literal["auto", "cpu"] = "auto"
     """`cpu` leaves a GPU alone."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of residual blocks for the backward pass and compute the rest again: less memory, more time."""
     deterministic: bool = False
     """Ask the libraries for deterministic kernels (slower on a GPU; a CPU is deterministic anyway)."""
     log_every_steps: int = Field(50, gt=0)

@@ -15,14 +15,20 @@ class Attacker(nn.Module):
     """IMSA and E_att. `separate` gives each modality an IMSA of its own [A5]."""
 
     def __init__(
-        self, architecture: Architecture, last_stride: int, reduction: int, *, separate: bool
+        self,
+        architecture: Architecture,
+        last_stride: int,
+        reduction: int,
+        *,
+        separate: bool,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         channels = architecture.channels(0)
         self.imsa = nn.ModuleList(
             IntraModalitySelfAttention(channels, reduction) for _ in range(2 if separate else 1)
         )
-        self.layers = Layers(architecture, last_stride)
+        self.layers = Layers(architecture, last_stride, recompute=recompute)
         self.neck = Neck(architecture.channels(4))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:

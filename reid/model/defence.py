@@ -32,9 +32,16 @@ class CrossAttention:
 class Defence(nn.Module):
     """E_def, and two CMCA where `cross` is given: one a depth, shared by both directions [A9]."""
 
-    def __init__(self, architecture: Architecture, last_stride: int, cross: CrossAttention | None) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        last_stride: int,
+        cross: CrossAttention | None,
+        *,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
-        self.layers = Layers(architecture, last_stride)
+        self.layers = Layers(architecture, last_stride, recompute=recompute)
         self.neck = Neck(architecture.channels(4))
         self.cross = cross
         if cross is not None:

@@ -91,6 +91,7 @@ class Structure:
     num_lstm_layers: int = 1
     gate_reduction: int = 16
     guided_neck: bool = False
+    recompute: bool = False
 
 
 class Network(nn.Module):
@@ -101,11 +102,15 @@ class Network(nn.Module):
         s, architecture = structure, ARCHITECTURES[structure.backbone]
         features = architecture.channels(4)
         self.stem = Stem(architecture)
-        self.defence = Defence(architecture, s.last_stride, s.cross)
+        self.defence = Defence(architecture, s.last_stride, s.cross, recompute=s.recompute)
         self.defence_classifier = classifier(features, s.num_identities)
         if s.attacker:
             self.attacker = Attacker(
-                architecture, s.last_stride, s.attention_reduction, separate=s.separate_attention
+                architecture,
+                s.last_stride,
+                s.attention_reduction,
+                separate=s.separate_attention,
+                recompute=s.recompute,
             )
             self.attack_classifier = classifier(features, s.num_identities)
         if s.guide is not None:

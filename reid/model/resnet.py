@@ -6,8 +6,10 @@ Blocks are torchvision's, so its ImageNet weights fit by name. `resnet50` is the
 interface and is small enough for a laptop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -55,10 +59,14 @@ class Stem(nn.Module):
 
 
 class Layers(nn.Module):
-    """layer1 to layer4 of a ResNet, shared by the modalities [A2]; the last one keeps its resolution by default [A3]."""
+    """layer1 to layer4 of a ResNet, shared by the modalities [A2]; the last one keeps its resolution by default [A3].
 
-    def __init__(self, architecture: Architecture, last_stride: int = 1) -> None:
+    With `recompute`, only the inputs of the blocks are kept for the backward pass, which computes the rest again.
+    """
+
+    def __init__(self, architecture: Architecture, last_stride: int = 1, *, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layer1 = _layer(architecture, 1, stride=1)
         self.layer2 = _layer(architecture, 2, stride=2)
         self.layer3 = _layer(architecture, 3, stride=2)
@@ -66,17 +74,50 @@ class Layers(nn.Module):
 
     def shallow(self, x: Tensor) -> Tensor:
         """E_def3 of Eq. 6: the first three layers."""
-        maps: Tensor = self.layer3(self.layer2(self.layer1(x)))
-        return maps
+        return self._through(self.layer3, self._through(self.layer2, self._through(self.layer1, x)))
 
     def last(self, x: Tensor) -> Tensor:
         """ConLa4 of Eq. 7: the fourth layer [A12]."""
-        maps: Tensor = self.layer4(x)
-        return maps
+        return self._through(self.layer4, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D, H/4, W/4) at the default stride."""
         return self.last(self.shallow(x))
+
+    def _through(self, layer: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            maps: Tensor = layer(x)
+            return maps
+        for block in layer:
+            x = checkpoint(
+                block, x, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_twice, block)
+            )
+        return x
+
+
+def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds the first pass through a block, and the second."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    return nullcontext(), _again(norms, [norm.track_running_stats for norm in norms])
+
+
+@contextmanager
+def _again(norms: Sequence[_BatchNorm], tracks: Sequence[bool]) -> Iterator[None]:
+    """Within, `norms` do what they did when `tracks` was true of them, but on copies of their statistics, which thus
+    count each batch once.
+    """
+    own = [(norm.track_running_stats, dict(norm.named_buffers(recurse=False))) for norm in norms]
+    for norm, tracked, (_, buffers) in zip(norms, tracks, own, strict=True):
+        norm.track_running_stats = tracked
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, (tracked, buffers) in zip(norms, own, strict=True):
+            norm.track_running_stats = tracked
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
 
 
 def _convolution(width: int) -> nn.Sequential:

@@ -37,6 +37,7 @@ def network(config: Config, num_identities: int) -> Network:
             num_lstm_layers=model.num_lstm_layers,
             gate_reduction=model.gate_reduction,
             guided_neck=model.guided_neck,
+            recompute=config.engine.activation_checkpointing,
         )
     )
 

@@ -15,6 +15,7 @@ FREE_TO_CHANGE = (  # where and how often, never what
     "data.num_workers",
     "data.quarantine_frames",
     "data.root",
+    "engine.activation_checkpointing",
     "engine.checkpoint_every_steps",
     "engine.device",
     "engine.hang_timeout_seconds",

@@ -6,7 +6,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from reid.model.resnet import ARCHITECTURES, Layers, Stem, load_pretrained, pretrained
@@ -174,3 +174,53 @@ def test_a_damaged_download_of_imagenet_weights_is_an_error_that_says_where_it_l
     place.write_bytes(b"PK\x03\x04 and then the connection broke")
     with pytest.raises(ValueError, match=rf"could not be fetched or read(.|\n)*{place}"):
         pretrained("imagenet", "resnet50")
+
+
+def trained(layers: Layers, x: Tensor) -> tuple[dict[str, Tensor], int]:
+    """Gradients and buffers after a pass through all layers and a second one through the last, and the bytes kept."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = x.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        shallow = layers.shallow(x)
+        maps = layers.last(shallow)
+        for norm in (norms := [m for m in layers.layer4.modules() if isinstance(m, nn.BatchNorm2d)]):
+            norm.track_running_stats = False  # as around the pass over CMCA's output
+        maps = maps + layers.last(shallow.flip(0))
+        for norm in norms:
+            norm.track_running_stats = True
+    maps.square().mean().backward()
+    assert x.grad is not None
+    gradients = {name: p.grad for name, p in layers.named_parameters() if p.grad is not None}
+    return {"x": x.grad, **gradients, **dict(layers.named_buffers())}, sum(kept.values())
+
+
+@pytest.mark.parametrize("backbone", ["thin", "resnet50"])
+def test_recomputed_blocks_give_the_same_gradients_and_statistics_from_less_memory(backbone: str) -> None:
+    architecture = ARCHITECTURES[backbone]
+    plain = Layers(architecture).double()
+    frugal = Layers(architecture, recompute=True).double()
+    frugal.load_state_dict(plain.state_dict())
+    x = torch.randn(4, architecture.width, 24, 12, dtype=torch.float64)
+    (expected, much), (found, little) = trained(plain, x), trained(frugal, x)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert (
+        found["layer4.0.bn1.num_batches_tracked"] == 1
+    )  # neither the second pass nor the recomputation counts
+    weights = sum(p.numel() * p.element_size() for p in plain.parameters())
+    assert little < 0.5 * (much - weights)
+
+
+def test_nothing_is_recomputed_without_gradients() -> None:
+    layers = Layers(ARCHITECTURES["thin"], recompute=True)
+    calls = []
+    layers.layer1[0].register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    with torch.no_grad():
+        layers(torch.randn(2, 16, 8, 8))
+    assert calls == [False]

@@ -183,6 +183,15 @@ def test_local_mining_is_the_mean_of_what_each_process_finds_alone(pair, quartet
     assert any(not np.allclose(one[name], everywhere[name]) for name in one)  # it is another objective
 
 
+def test_recomputed_blocks_change_nothing_on_one_process_or_two(pair):
+    config = configured(engine={"activation_checkpointing": True})
+    plain = trace_in_team(configured())
+    found = trace_in_team(config)
+    assert found.keys() == plain.keys()
+    assert all(np.array_equal(found[name], plain[name]) for name in plain)  # running statistics among them
+    assert_like_one(pair(trace_in_team, config), plain)
+
+
 def test_the_measured_norm_is_that_of_all_gradients_of_the_update_and_clipping_shortens_them_to_it():
     free, clipped = Training(configured()), Training(configured(optimizer={"clip_norm": 0.5}))
     for training in (free, clipped):
