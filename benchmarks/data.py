@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import loader, packing, reading
-from benchmarks.timing import Row, per_batch, wall_seconds
+from benchmarks.timing import Row, per_batch
 from preprocess.images import pil_backend
 from preprocess.options import Mode, Options
 from preprocess.pack import pack
@@ -44,7 +44,7 @@ def planning(rounds: int) -> Iterator[Row]:
             for step in range(steps):
                 plan.batch(step)
 
-        found = statistics.median(per_batch(run, 1000, wall_seconds) for _ in range(rounds))
+        found = statistics.median(per_batch(run, 1000) for _ in range(rounds))
         yield Row(f"planning a batch of {num_tracklets:,} tracklets", f"{1e6 * found:.0f} us", target)
 
 
