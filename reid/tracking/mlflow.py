@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
-from reid.tracking import names, target
+from reid.tracking import names, target, view
 from reid.tracking.journal import Kind, Record, header
 from reid.tracking.target import Target, redacted
 
@@ -134,19 +134,24 @@ class Replay:
         self._client.update_run(run.run_id, status="RUNNING")
 
     def _experiment(self) -> str:
+        """The id of the experiment, which is made if there is none, with what its pages need."""
         name = self._header["experiment"]
-        existing = self._client.get_experiment_by_name(name)
-        if existing is not None:
-            return str(existing.experiment_id)
+        found = self._client.get_experiment_by_name(name) or self._create_experiment(name)
+        for key, value in view.experiment_tags(found.experiment_id).items():
+            if key not in found.tags:
+                self._client.set_experiment_tag(found.experiment_id, key, value)
+        return str(found.experiment_id)
+
+    def _create_experiment(self, name: str) -> Any:
         beside = None
         if self._uri.startswith(_SQLITE):
             beside = (Path(self._uri.removeprefix(_SQLITE)).parent / "artifacts" / _as_folder(name)).as_uri()
         try:
-            return str(self._client.create_experiment(name, artifact_location=beside))
+            self._client.create_experiment(name, artifact_location=beside)
         except self._mlflow.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return str(self._client.get_experiment_by_name(name).experiment_id)
+        return self._client.get_experiment_by_name(name)
 
     def _find_run(self, experiment_id: str, uid: str) -> str | None:
         found = self._client.search_runs([experiment_id], f"tags.{names.Tag.RUN_UID} = '{uid}'")

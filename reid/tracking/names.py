@@ -50,6 +50,10 @@ def rank(direction: Direction, k: int) -> str:
     return f"{direction}/rank{k}"
 
 
+def first_rank(direction: Direction) -> str:
+    return rank(direction, 1)
+
+
 def mean_average_precision(direction: Direction) -> str:
     return f"{direction}/map"
 
@@ -136,6 +140,17 @@ class Tag(StrEnum):
 def changed(param: str) -> str:
     """The tag that holds a parameter's later value: MLflow's parameters cannot change."""
     return f"changed.{param}"
+
+
+VIEW = "agreed"
+
+
+class ExperimentTag(StrEnum):
+    """Tags of an experiment, which MLflow's pages read."""
+
+    KIND = "mlflow.experimentKind"
+    DESCRIPTION = "mlflow.note.content"
+    VIEW = f"mlflow.sharedViewState.{VIEW}"
 
 
 class ModelTag(StrEnum):

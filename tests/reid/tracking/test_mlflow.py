@@ -190,6 +190,23 @@ def test_a_child_hangs_below_its_parent_also_when_the_parent_comes_later(runs):
     assert "mlflow.parentRunId" not in by_name["parent"].data.tags
 
 
+def test_an_experiment_shows_the_agreed_columns_and_what_somebody_changed_stays(runs):
+    journal_of(runs / "a")
+    uri = tracking_uri_of(runs / "a")
+    sync(runs / "a", uri)
+    client = Found(runs).client
+    found = client.get_experiment_by_name("an experiment")
+    shown = json.loads(found.tags[names.ExperimentTag.VIEW])["selectedColumns"]
+    assert {"metrics.`infrared_to_visible/rank1`", "params.`variant`"} < set(shown)
+    assert (
+        f"/{found.experiment_id}/runs?viewStateShareKey=agreed" in found.tags[names.ExperimentTag.DESCRIPTION]
+    )
+    client.set_experiment_tag(found.experiment_id, names.ExperimentTag.DESCRIPTION, "mine")
+    journal_of(runs / "b")
+    sync(runs / "b", uri)
+    assert client.get_experiment_by_name("an experiment").tags[names.ExperimentTag.DESCRIPTION] == "mine"
+
+
 def test_user_and_password_of_an_address_are_given_to_mlflow_apart_from_it(monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
