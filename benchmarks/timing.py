@@ -1,7 +1,8 @@
 """How the benchmarks of the data plane measure: by ratios, each slice of work between two slices of its reference.
 
 Times are CPU seconds of this process and of the children that it has waited for, because other programs disturb those
-less; where processes are to share the work, and where time is spent waiting, the clock on the wall counts.
+less; where processes are to share the work, and where time is spent waiting, the clock on the wall counts. It needs a
+machine that does nothing else; what it would show there can be told from CPU time on any (`shared_seconds`).
 """
 
 import resource
@@ -24,8 +25,19 @@ class Row(NamedTuple):
 
 
 def cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return sum(_usages())
+
+
+def shared_seconds() -> float:
+    """What two worker processes would take on two free cores: half of what they use, and all that this process does alone."""
+    alone, shared = _usages()
+    return alone + shared / 2
+
+
+def _usages() -> tuple[float, float]:
+    """CPU seconds of this process, and of the children that it has waited for."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime
 
 
 def seconds(run: Callable[[], object], clock: Clock = cpu_seconds) -> float:
