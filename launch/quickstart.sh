@@ -82,6 +82,8 @@ phase "training: both stages of Algorithm 1, on two processes" \
     --config launch/experiments/demo.yaml --data.root "$folder/shards" --seed "$seed" --run "$folder/run" --resume
 phase "evaluation: identities that were never trained on" \
     reid evaluate --checkpoint "$folder/run"
+phase "report: pictures, and one page that holds everything" \
+    reid report "$folder/run"
 
 cat <<END
 
@@ -90,6 +92,7 @@ Done in $SECONDS s. The data is synthetic: these numbers say that everything wor
   run           $folder/run
   checkpoints   $folder/run/checkpoints
   pictures      $folder/run/pictures
+  report        $folder/run/report/report.html
   MLflow        $shown_store
 
 END
