@@ -6,7 +6,6 @@ podman runs the image. What they store (some 20 GB) lies in one temporary folder
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,7 +85,7 @@ class Engine:
         return self.podman("run", "--rm", *confined, *options, IMAGE, *command, check=check)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     if os.geteuid():
         pytest.skip("container: only root can make a base, and mount what containers run on")
@@ -97,10 +96,10 @@ def engine() -> Iterator[Engine]:
         yield engine
     finally:
         engine.podman("rm", "--all", "--force", "--time=5", check=False)
-        shutil.rmtree(folder)
+        subprocess.run(["rm", "--recursive", "--one-file-system", folder], check=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(engine: Engine) -> Engine:
     """The engine, with IMAGE built of this working tree."""
     engine.script(MAKE_BASE, _debian_mirror(), BASE)
