@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = {
-    "slurm": ("slurmctld", "slurmd", "munged"),
+    "slurm": ("slurmctld", "slurmd", "munged", "ip", "nsenter"),
     "browser": ("chromium",),
     "container": ("buildah", "podman", "crun", "debootstrap"),
     "nginx": ("nginx",),
