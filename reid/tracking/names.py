@@ -172,5 +172,4 @@ class Folder(StrEnum):
 
     CONFIG = "config"
     PICTURES = "pictures"
-    TABLES = "tables"
     REPORT = "report"
