@@ -1,3 +1,5 @@
+"""The benchmark of an iteration: its floor holds what it should, and its rival computes the same."""
+
 import pytest
 import torch
 

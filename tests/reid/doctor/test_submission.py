@@ -1,3 +1,5 @@
+"""A call of sbatch: how it is taken apart, and what is found wrong with it."""
+
 from pathlib import Path
 
 import pytest
