@@ -136,8 +136,10 @@ def kill_a_rank(desk: Desk, _: str) -> None:
     os.kill(rank, signal.SIGKILL)
 
 
-def power_off_and_on(desk: Desk, _: str) -> None:
+def power_off_and_on(desk: Desk, job: str) -> None:
+    """A machine boots for longer than Slurm is patient with it (SlurmdTimeout)."""
     desk.cluster.power_off("n2")
+    desk.cluster.until(lambda: desk.cluster.state(job) != "RUNNING", "the job noticed", 120)
     desk.cluster.power_on("n2")
 
 
