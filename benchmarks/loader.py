@@ -135,7 +135,7 @@ def rows(root: Path, originals: Path, rounds: int) -> Iterator[Row]:
     """`root` is packed at the size that the network takes, `originals` at the size of the camera."""
     bench, augmentation = Bench(root), Augmentation()
     floor, loader = bench.read_and_decode, bench.loader(augmentation, 1)
-    few = max(1, rounds // 5)
+    few = max(1, rounds // 2)
     yield Row(
         "read + decode, over decode",
         f"{1 / of_speed(floor, bench.decode_only, rounds, STEPS):.2f}",
