@@ -88,6 +88,12 @@ class Replay:
         known = target.load(self._run_folder, self._uri)
         return known.offset if known else 0
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the run was put below its parent on this server."""
+        known = target.load(self._run_folder, self._uri)
+        return known is not None and known.has_parent
+
     def connect(self, started: float) -> Target:
         """Find the run on the server, or make it (`started`: seconds since 1970)."""
         if self._target is not None:
@@ -125,6 +131,12 @@ class Replay:
                         self._send_or_refuse(run, record)
             self._link_parent(run)
         run.offset = offset
+        target.save(self._run_folder, self._uri, run)
+
+    def nest(self) -> None:
+        """Put the run, which was sent, below its parent, if that is there."""
+        run = self.connect(0.0)
+        self._link_parent(run)
         target.save(self._run_folder, self._uri, run)
 
     def beat(self, now: float) -> None:

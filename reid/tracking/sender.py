@@ -60,9 +60,7 @@ class Watch:
 
 
 class Courier:
-    """Carries records from the journal to the server, those of the run above it first, as MLflow must know that to nest
-    this one. `ended` tells whether the journal's last life is over.
-    """
+    """Carries records from the journal to the server. `ended` tells whether the journal's last life is over."""
 
     def __init__(self, run_folder: Path, tracking_uri: str) -> None:
         self.ended = False
@@ -70,8 +68,8 @@ class Courier:
         self._run_folder = run_folder
         self._tracking_uri = tracking_uri
         self._replay = Replay(run_folder, tracking_uri)
-        above = header(run_folder).get("parent")
-        self._parent = run_folder / above if above else None
+        above: str | None = header(run_folder).get("parent")
+        self._above = run_folder / above if above else None
         self._tail = Tail(run_folder / FILE_NAME)
         self._unsent: deque[tuple[Record, int]] = deque()
         self._next_beat = 0.0
@@ -103,15 +101,21 @@ class Courier:
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     def _deliver(self) -> None:
-        if self._unsent and self._parent is not None and (self._parent / FILE_NAME).exists():
-            with suppress(SenderInUseError):  # then another child brings it there
-                sync(self._parent, self._tracking_uri)
         while self._unsent:
             batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])
             for _ in batch:
                 self._unsent.popleft()
             self.num_sent += len(batch)
+        self._nest()
+
+    def _nest(self) -> None:
+        """Bring the run above there too, if its folder is in reach, and put this one below it."""
+        if self._above is None or self._replay.is_nested or not (self._above / FILE_NAME).exists():
+            return
+        with suppress(SenderInUseError):  # then another child brings it there
+            sync(self._above, self._tracking_uri)
+        self._replay.nest()
 
 
 def ended_by(record: Record, ended: bool) -> bool:

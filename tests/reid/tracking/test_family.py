@@ -7,7 +7,7 @@ import sys
 import pytest
 from mlflow import MlflowClient
 
-from reid.tracking import names
+from reid.tracking import names, target
 from reid.tracking.family import begin, families, gather, leaves
 from reid.tracking.journal import FILE_NAME, Kind, header, read
 from reid.tracking.runs import find, series, summary
@@ -154,8 +154,14 @@ def test_sending_a_child_brings_its_parents_along_and_nests_it_below_them(runs):
     assert {run.info.status for run in found.values()} == {"FINISHED"}
 
 
-def test_a_parent_whose_folder_stayed_elsewhere_does_not_hold_up_its_child(runs, tmp_path):
+def test_a_parent_that_is_gone_or_damaged_holds_up_no_record_of_its_child(runs, tmp_path):
     above = parent(tmp_path / "elsewhere")
     one = child(runs / "a", above, 0, 0.5)
     (above / FILE_NAME).unlink()
-    assert sync(one, f"sqlite:///{runs}/mlflow.db") > 0
+    uri = f"sqlite:///{runs}/mlflow.db"
+    assert sync(one, uri) > 0
+    (above / FILE_NAME).write_bytes(b"damage\n" + (one / FILE_NAME).read_bytes())
+    with pytest.raises(ConnectionError, match="did not take it"):
+        sync(one, uri)
+    history = MlflowClient(uri).get_metric_history(target.load(one, uri).run_id, RANK1)
+    assert [point.value for point in history] == [0.5]
