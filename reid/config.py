@@ -192,6 +192,8 @@ class Engine(_Section):
     """`cpu` leaves a GPU alone."""
     activation_checkpointing: bool = False
     """Keep only the inputs of residual blocks for the backward pass and compute the rest again: less memory, more time."""
+    compile: bool = False
+    """Compile the residual blocks with torch.compile: for one GPU; on a CPU it is slower, and needs a C++ compiler."""
     deterministic: bool = False
     """Ask the libraries for deterministic kernels (slower on a GPU; a CPU is deterministic anyway)."""
     log_every_steps: int = Field(50, gt=0)

@@ -33,6 +33,7 @@ from reid.tracking import names
 from reid.tracking.tracker import Tracker
 from reid.training import build, checkpoint
 from reid.training.checkpoint import Snapshot
+from reid.training.compilation import compile_blocks
 from reid.training.curves import curves
 from reid.training.meters import Meters, NonFiniteError
 from reid.training.progress import Progress
@@ -69,6 +70,8 @@ class Engine:
         self.step = 0
         self.network = build.network(config, manifest.num_identities)
         self.model = runtime.prepare(self.network)
+        if config.engine.compile:
+            compile_blocks(self.network)
         self.optimizer = build.optimizer(config, self.network)
         self.stages = build.training_stages(config, self.network)
         self.scalers = {

@@ -17,6 +17,7 @@ FREE_TO_CHANGE = (  # where and how often, never what
     "data.root",
     "engine.activation_checkpointing",
     "engine.checkpoint_every_steps",
+    "engine.compile",
     "engine.device",
     "engine.hang_timeout_seconds",
     "engine.keep_checkpoints",

@@ -22,6 +22,7 @@ from reid.tracking import family, names
 from reid.tracking.tracker import SilentTracker, Status, Tracker
 from reid.training import build, checkpoint, provenance
 from reid.training.checkpoint import Snapshot
+from reid.training.compilation import require_compiler
 from reid.training.engine import Engine
 from reid.training.resume import RESOLVED, Start, start_of
 from reid.types import Role, ToldElsewhereError
@@ -115,11 +116,13 @@ def _train(
 
 
 def _require_possible(config: Config, manifest: Manifest, runtime: Runtime) -> None:
-    """Raises ValueError where the batch or the network cannot be made."""
+    """Raises ValueError where the batch or the network cannot be made, or not compiled."""
     plan = build.batch_plan(config, manifest)
     plan.pairs_per_process(runtime.world)
     with torch.device("meta"):
         build.network(config, manifest.num_identities)
+    if config.engine.compile:
+        runtime.decide(lambda: require_compiler(runtime))
     log.info(
         "%d identities to train on, %d more without tracklets of the required length in both modalities",
         len(plan.identities),
