@@ -41,7 +41,7 @@ CROPS = SyntheticConfig(
     num_identities=12, num_train_identities=10, tracklets_per_modality=3, height=328, width=164
 )
 COPY = Options(check=Check.HEADER, shard_mebibytes=16)
-DECODE = Options(shard_mebibytes=4)
+DECODE = Options(shard_mebibytes=8)
 RESIZE = Options(mode=Mode.RESIZE, shard_mebibytes=4)
 RESIZING = """
 import sys, time
