@@ -25,8 +25,8 @@ from reid.config import Config
 from reid.types import Embedding, ToldElsewhereError
 
 if TYPE_CHECKING:
-    from reid.report.subject import Subject
     from reid.doctor.checkup import Numbered
+    from reid.report.subject import Subject
     from reid.tracking.runs import Summary
     from reid.training.run import Scored
 
@@ -254,21 +254,6 @@ def runs(arguments: Sequence[str]) -> int:
     return 0
 
 
-def doctor(arguments: Sequence[str]) -> int:
-    base, rest = _base(arguments)
-    chosen = _parse(DoctorArguments, rest, "doctor")
-    from reid.doctor.checkup import examine, is_healthy
-    from reid.doctor.finding import Subject
-
-    config = configuration.changed(base, {"data": {"root": chosen.root}})
-    found = examine(Subject(config, chosen.run, chosen.processes))
-    if chosen.json:
-        print(json.dumps([one.as_record() for one in found], indent=2))
-    else:
-        _print_findings(found)
-    return 0 if is_healthy(found) else 1
-
-
 def report(arguments: Sequence[str]) -> int:
     chosen = _parse(ReportArguments, arguments, "report")
     from reid.report.report import write
@@ -314,12 +299,58 @@ def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
     )
 
 
+def doctor(arguments: Sequence[str]) -> int:
+    base, rest = _base(arguments)
+    chosen = _parse(DoctorArguments, rest, "doctor")
+    from reid.doctor.checkup import examine, is_healthy
+    from reid.doctor.finding import Subject
+
+    config = configuration.changed(base, {"data": {"root": chosen.root}})
+    found = examine(Subject(config, chosen.run, chosen.processes))
+    if chosen.json:
+        print(json.dumps([one.as_record() for one in found], indent=2))
+    else:
+        _print_findings(found)
+    return 0 if is_healthy(found) else 1
+
+
+def slurm(arguments: Sequence[str]) -> int:
+    action, *words = arguments or ["--help"]
+    if action != "check" or not words or words[0] in {"-h", "--help"}:
+        print(
+            "usage: reid slurm check [options of sbatch] SCRIPT [its arguments]\n\n"
+            "Write `reid slurm check` in place of `sbatch`: it tells what would be submitted and what would go wrong,\n"
+            "and submits nothing."
+        )
+        return 0 if {action, *words[:1]} & {"-h", "--help"} else 2
+    from reid.doctor.checkup import examine, is_healthy
+    from reid.doctor.finding import Subject
+    from reid.doctor.submission import Call, checks
+
+    call = Call.parse(words)
+    subject = Subject()
+    if call.script.name in {"train.sbatch", "ablation.sbatch"}:
+        base, rest = _base(call.arguments)
+        if call.script.name == "ablation.sbatch":
+            rest = [*rest[1:], "--run", *rest[:1]]
+        chosen = _parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+        subject = Subject(chosen.config, chosen.run)
+    print(f"{call.rendered}\n")
+    for name, (value, source) in sorted(call.effective().items()):
+        print(f"  --{name}{f'={value}' if value else ''}  ({source})")
+    print()
+    found = examine(subject, checks(call))
+    _print_findings(found)
+    return 0 if is_healthy(found) else 1
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a network, alone or under `accelerate launch`"),
     "evaluate": (evaluate, "score a checkpoint in both directions"),
     "runs": (runs, "list, show, compare, gather, send and close runs"),
-    "doctor": (doctor, "look for what would make a run fail, or be slow, before it is started"),
     "report": (report, "pictures, tables and a page of one run, or of several side by side"),
+    "doctor": (doctor, "look for what would make a run fail, or be slow, before it is started"),
+    "slurm": (slurm, "tell what sbatch would be given, and what would go wrong"),
     "config": (show_config, "print the configuration, its difference from the paper, its JSON schema"),
 }
 
