@@ -1,6 +1,7 @@
 """The batch scripts on a real Slurm of two hosts: whatever stops a job, its run ends as if nothing had happened."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -219,6 +220,16 @@ def test_two_jobs_share_a_node(desk: Desk, packed: Path) -> None:
     for job in jobs:
         desk.ends(job)
     assert points(desk.folder / "left") == points(desk.folder / "right")
+
+
+def test_what_slurm_says_of_a_job_is_known_before_it_is_submitted(desk: Desk, packed: Path) -> None:
+    words = ("slurm/train.sbatch", "--config", desk.folder / "tiny.yaml", "--run", desk.folder / "asked")
+    check = (sys.executable, "-m", "reid", "slurm", "check", "--cpus-per-task=1", "--gpus-per-node=0")
+    told = desk.cluster.run(*check, "--nodes=2", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
+    assert re.search(r"Job \d+ to start at .* on nodes n\[1-2\]", " ".join(told.split()))
+    with pytest.raises(RuntimeError, match="More processors|Node count|not available|3 nodes|partition"):
+        desk.cluster.run(*check, "--nodes=3", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
+    assert not (desk.folder / "asked").exists()
 
 
 def test_evaluation_prints_the_scores_that_training_logged(desk: Desk, undisturbed: Path) -> None:
