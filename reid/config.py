@@ -234,6 +234,8 @@ class Config(_Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the first weights, the batches and the augmentation."""
+    init: Path | None = None
+    """Checkpoint, or folder of a run, whose weights this one starts from in place of `model.weights`."""
     data: Data = Data()
     model: Model = Model()
     objective: Objective = Objective()

@@ -142,6 +142,11 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def at(path: Path) -> Path | None:
+    """`path` if a checkpoint lies there, or the newest valid one of the run whose folder it is; None if it is neither."""
+    return path if (path / CONTENTS).exists() else newest(path / "checkpoints")
+
+
 def place(folder: Path, step: int) -> Path:
     """Where the checkpoint of `step` lies."""
     return folder / f"{PREFIX}{step:08d}"

@@ -20,7 +20,7 @@ from reid.runtime import Runtime
 from reid.signals import MARKER, Stopped
 from reid.tracking import family, names
 from reid.tracking.tracker import SilentTracker, Status, Tracker
-from reid.training import build, checkpoint, provenance
+from reid.training import build, checkpoint, initialisation, provenance
 from reid.training.checkpoint import Snapshot
 from reid.training.compilation import require_compiler
 from reid.training.engine import Engine
@@ -71,6 +71,8 @@ def train(
     config = configuration.changed(config, {"data": {"root": place, "cache": cache}})  # found from any folder
     runtime = _runtime(config)
     try:
+        if (given := config.init) is not None:
+            config = config.model_copy(update={"init": runtime.decide(lambda: initialisation.pinned(given))})
         start = runtime.decide(
             lambda: start_of(config, folder, manifest.digest, resume=resume, accept_changes=accept_changes)
         )
@@ -89,8 +91,9 @@ def _train(
     *,
     resume: bool,
 ) -> Scored | None:
-    _require_possible(config, manifest, runtime)
-    weights = None if start.checkpoint else pretrained(config.model.weights, config.model.backbone)
+    init = None if start.checkpoint else config.init
+    _require_possible(config, manifest, runtime, init)
+    weights = None if start.checkpoint or init else pretrained(config.model.weights, config.model.backbone)
     if runtime.leads:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).unlink(missing_ok=True)
@@ -103,6 +106,8 @@ def _train(
         engine = Engine(config, manifest, runtime, tracker, folder)
         if weights is not None:
             engine.network.load_pretrained(weights)
+        if init is not None:
+            tracker.tags({names.Tag.INIT_SHA: initialisation.start(init, engine.network)})
         if start.checkpoint is not None:
             _continue(engine, start.checkpoint, start.changes)
         ending = engine.run()
@@ -115,12 +120,14 @@ def _train(
     return scored
 
 
-def _require_possible(config: Config, manifest: Manifest, runtime: Runtime) -> None:
-    """Raises ValueError where the batch or the network cannot be made, or not compiled."""
+def _require_possible(config: Config, manifest: Manifest, runtime: Runtime, init: Path | None) -> None:
+    """Raises ValueError where the batch or the network cannot be made, not start from `init`, or not be compiled."""
     plan = build.batch_plan(config, manifest)
     plan.pairs_per_process(runtime.world)
     with torch.device("meta"):
-        build.network(config, manifest.num_identities)
+        network = build.network(config, manifest.num_identities)
+    if init is not None:
+        runtime.decide(lambda: initialisation.require_fitting(init, network))
     if config.engine.compile:
         runtime.decide(lambda: require_compiler(runtime))
     log.info(
@@ -197,7 +204,7 @@ def read_checkpoint(path: Path) -> tuple[Path, Config, Snapshot]:
 
     Raises ValueError if there is none.
     """
-    found = path if (path / checkpoint.CONTENTS).exists() else checkpoint.newest(path / "checkpoints")
+    found = checkpoint.at(path)
     if found is None:
         raise ValueError(f"{path}: neither a checkpoint nor the folder of a run with a valid one")
     snapshot = checkpoint.load(found, verified=found != path)
@@ -294,6 +301,7 @@ def _params(config: Config, manifest: Manifest, runtime: Runtime) -> dict[str, A
         names.Param.PROTOCOL: build.protocol(config).describe(manifest),
         names.Param.DATASET: manifest.name,
         names.Param.DATASET_DIGEST: manifest.digest[:12],
+        **({names.Param.INIT: config.init} if config.init is not None else {}),
     }
 
 

@@ -225,4 +225,4 @@ def test_flattened_keys_are_those_of_the_file():
     flat = configuration.flatten(PAPER)
     assert flat["seed"] == content["seed"]
     assert flat["data.height"] == content["data"]["height"]
-    assert len(flat) == 1 + sum(len(section) for section in content.values() if isinstance(section, dict))
+    assert len(flat) == 2 + sum(len(section) for section in content.values() if isinstance(section, dict))
