@@ -23,6 +23,7 @@ from reid.types import Direction
 NOTHING = "-"
 INTERNAL_TAGS = (names.Tag.DESCRIPTION, names.Tag.RUN_FOLDER)
 MAX_LABEL_CHARACTERS = 24
+CALLED = "tracking."
 SEED = names.Param.SEED
 
 
@@ -165,8 +166,11 @@ class Comparison:
 
 
 def _facts(run: Summary) -> dict[str, str]:
-    """What a run was told and what it found: its configuration where its folder has one, else its parameters."""
-    configured = settings(run.folder)
+    """What a run was told and what it found: its configuration where its folder has one, else its parameters.
+
+    What it is called and where it is tracked does not count.
+    """
+    configured = {key: value for key, value in settings(run.folder).items() if not key.startswith(CALLED)}
     return {
         **configured,
         **{key: value for key, value in run.params.items() if not configured or key in names.FACTS},

@@ -104,11 +104,10 @@ class Param(StrEnum):
     PROTOCOL = "protocol"
     DATASET = "dataset"
     DATASET_DIGEST = "dataset_digest"
-    INIT = "init"
 
 
-# What no key of a configuration says.
-FACTS = (Param.WORLD_SIZE, Param.PROTOCOL, Param.DATASET, Param.DATASET_DIGEST)
+# What does not follow from a configuration.
+FACTS = (Param.WORLD_SIZE, Param.DATASET, Param.DATASET_DIGEST)
 
 
 class Tag(StrEnum):
@@ -124,7 +123,6 @@ class Tag(StrEnum):
     RUN_UID = "run_uid"
     CONFIG_SHA = "config_sha256"
     LEARNED_SHA = "learned_sha256"
-    INIT_SHA = "init_sha256"
     SYNTHETIC = "synthetic"
     SLURM_JOB = "slurm_job"
     SLURM_NODES = "slurm_nodes"

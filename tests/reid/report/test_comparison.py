@@ -55,7 +55,7 @@ def test_only_what_differs_is_compared_and_what_belongs_to_the_machine_comes_las
     for name, margin, root in (("a", 0.3, "/x"), ("b", 0.5, "/y"), ("c", 0.5, "/y")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(
-            f"seed: 0\ndata: {{root: {root}}}\nobjective: {{margin: {margin}}}"
+            f"seed: 0\ndata: {{root: {root}}}\nobjective: {{margin: {margin}}}\ntracking: {{run_name: {name}}}"
         )
         runs.append(dataclasses.replace(run(name, dataset="vcm", margin=str(margin)), folder=tmp_path / name))
     table = compared(*runs).differences()
