@@ -104,6 +104,7 @@ class Param(StrEnum):
     PROTOCOL = "protocol"
     DATASET = "dataset"
     DATASET_DIGEST = "dataset_digest"
+    INIT = "init"
 
 
 # What does not follow from a configuration.
@@ -123,6 +124,7 @@ class Tag(StrEnum):
     RUN_UID = "run_uid"
     CONFIG_SHA = "config_sha256"
     LEARNED_SHA = "learned_sha256"
+    INIT_SHA = "init_sha256"
     SYNTHETIC = "synthetic"
     SLURM_JOB = "slurm_job"
     SLURM_NODES = "slurm_nodes"
