@@ -177,7 +177,7 @@ def test_comparing_shows_the_parameters_that_differ(pages, page, screenshots):
 
 def test_comparing_shows_the_curves_of_both_directions(pages, page, screenshots):
     curves = [names.first_rank(direction) for direction in Direction]
-    keys = f"metric={quote(json.dumps(curves[0]))}&plot_metric_keys={quote(json.dumps(curves))}"
+    keys = f"x_axis=step&metric={quote(json.dumps(curves[0]))}&plot_metric_keys={quote(json.dumps(curves))}"
     page.goto(f"{pages.uri}/#/metric?{compared(pages)}&{keys}")
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
     is_shown(page, *(f"{run} ({curve})" for run in (BASELINE, ATTACKED) for curve in curves))
