@@ -104,6 +104,27 @@ def test_losses_that_are_no_numbers_stop_the_run_with_their_names_and_the_step(t
         runs.train(tiny(**WILD, engine={"checkpoint_every_steps": 100}), tmp_path / "wild")
 
 
+def test_the_step_that_is_named_is_the_very_one_however_rarely_anybody_looks(tiny, runs, tmp_path):
+    rarely = {"log_every_steps": 8, "checkpoint_every_steps": 100}
+    with pytest.raises(
+        NonFiniteError, match=r"^step 2: .*\bdef_tri\b.* of the update 'defend\+guide\+attack'"
+    ):
+        runs.train(tiny(**WILD, engine=rarely, evaluation={"every_epochs": 2}), tmp_path / "wild")
+    assert list((tmp_path / "wild" / "checkpoints").glob("step-*")) == []
+
+
+def test_the_length_of_gradients_is_logged_and_nothing_was_skipped(alone, runs):
+    points = runs.points(alone())
+    lengths = [points[step, "train/grad_norm"] for step in (2, 4, 6, 8)]
+    assert all(0 < length < 1000 for length in lengths)
+    skipped = [
+        record.data["health/nonfinite"]
+        for record in read(alone())
+        if record.kind is Kind.METRICS and "health/nonfinite" in record.data
+    ]
+    assert skipped == [0, 0, 0, 0]
+
+
 def test_spoilt_weights_are_never_published(tiny, runs, tmp_path):
     with pytest.raises(NonFiniteError, match=r"^step 2: .*\bdef_tri\b.* stopped being finite"):
         runs.train(tiny(**WILD, engine={"log_every_steps": 100}), tmp_path / "wild")
