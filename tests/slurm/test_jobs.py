@@ -158,10 +158,7 @@ def requeue(desk: Desk, job: str) -> None:
     desk.cluster.run("scontrol", "requeue", job)
 
 
-@pytest.mark.parametrize(
-    "disturb", [ask_to_stop, pre_empt, requeue, kill_a_rank, power_off_and_on, cut_and_join]
-)
-def test_a_disturbed_job_ends_as_if_nothing_had_happened(
+def assert_ends_as_if_nothing_had_happened(
     desk: Desk, undisturbed: Path, disturb: Callable[[Desk, str], None]
 ) -> None:
     name = disturb.__name__
@@ -178,6 +175,13 @@ def test_a_disturbed_job_ends_as_if_nothing_had_happened(
         assert mine.keys() == other.keys()
         assert all(mine[key].equal(other[key]) for key in mine)
     assert points(desk.folder / name) == points(undisturbed)
+
+
+@pytest.mark.parametrize("disturb", [ask_to_stop, pre_empt, requeue, kill_a_rank])
+def test_a_disturbed_job_ends_as_if_nothing_had_happened(
+    desk: Desk, undisturbed: Path, disturb: Callable[[Desk, str], None]
+) -> None:
+    assert_ends_as_if_nothing_had_happened(desk, undisturbed, disturb)
 
 
 def test_a_job_cancelled_by_its_user_stays_cancelled_and_can_be_continued(
@@ -227,7 +231,7 @@ def test_what_slurm_says_of_a_job_is_known_before_it_is_submitted(desk: Desk, pa
     check = (sys.executable, "-m", "reid", "slurm", "check", "--cpus-per-task=1", "--gpus-per-node=0")
     told = desk.cluster.run(*check, "--nodes=2", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
     assert re.search(r"Job \d+ to start at .* on nodes n\[1-2\]", " ".join(told.split()))
-    with pytest.raises(RuntimeError, match="More processors|Node count|not available|3 nodes|partition"):
+    with pytest.raises(RuntimeError, match="Node count"):
         desk.cluster.run(*check, "--nodes=3", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
     assert not (desk.folder / "asked").exists()
 
@@ -248,3 +252,11 @@ def test_a_name_reaches_the_program_as_it_is(desk: Desk, packed: Path, name: str
     desk.ends(job, "FAILED")
     assert str(missing) in desk.output(job)
     assert not (CHECKOUT / "harmed").exists()
+
+
+@pytest.mark.parametrize("disturb", [power_off_and_on, cut_and_join])
+def test_a_job_that_loses_a_node_ends_as_if_nothing_had_happened(
+    desk: Desk, undisturbed: Path, disturb: Callable[[Desk, str], None]
+) -> None:
+    """Last, because Slurm may still be clearing up on such a node when the next job is there."""
+    assert_ends_as_if_nothing_had_happened(desk, undisturbed, disturb)
