@@ -46,6 +46,7 @@ def other_value(key: str, value: Any) -> Any:
         "model.weights": "none",
         "objective.triplet": "euclidean",
         "optimizer.milestones": [5.0, 6.5],
+        "optimizer.clip_norm": 2.5,
         "engine.device": "cpu",
         "tracking.run_name": "a name",
         "tracking.uri": "offline",
