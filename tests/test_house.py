@@ -65,7 +65,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "preprocess.images",
     ),
     "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
+    "reid.arguments": ("reid.config", "reid.types"),
     "reid.cli": (
+        "reid.arguments",
         "reid.doctor",
         "reid.report",
         "reid.training",
