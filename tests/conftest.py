@@ -10,6 +10,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", parent=settings.default, deadline=None)  # a busy machine is no mistake
+settings.load_profile("patient")
 
 TOOLS = {
     "slurm": ("slurmctld", "slurmd", "munged", "ip", "nsenter"),
