@@ -1,5 +1,6 @@
 """The batch scripts on a real Slurm of two hosts: whatever stops a job, its run ends as if nothing had happened."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -231,7 +232,7 @@ def test_what_slurm_says_of_a_job_is_known_before_it_is_submitted(desk: Desk, pa
     check = (sys.executable, "-m", "reid", "slurm", "check", "--cpus-per-task=1", "--gpus-per-node=0")
     told = desk.cluster.run(*check, "--nodes=2", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
     assert re.search(r"Job \d+ to start at .* on nodes n\[1-2\]", " ".join(told.split()))
-    with pytest.raises(RuntimeError, match="Node count"):
+    with pytest.raises(RuntimeError, match="allocation failure"):
         desk.cluster.run(*check, "--nodes=3", *words, checkout=CHECKOUT, REID_VENV=sys.prefix)
     assert not (desk.folder / "asked").exists()
 
@@ -241,6 +242,40 @@ def test_evaluation_prints_the_scores_that_training_logged(desk: Desk, undisturb
     desk.ends(job)
     rank1 = points(undisturbed)[LAST, "infrared_to_visible/rank1"]
     assert f"{100 * rank1:.1f}" in desk.output(job)
+
+
+ASK = """
+import base64, sys, urllib.error, urllib.request
+request = urllib.request.Request(sys.argv[1] + "/api/2.0/mlflow/experiments/search?max_results=1")
+if len(sys.argv) > 2:
+    request.add_header("Authorization", "Basic " + base64.b64encode(sys.argv[2].encode()).decode())
+try:
+    print(urllib.request.urlopen(request, timeout=30).status)
+except urllib.error.HTTPError as refusal:
+    print(refusal.code)
+"""
+
+
+def test_an_mlflow_server_runs_as_a_job_and_asks_for_a_password(desk: Desk) -> None:
+    address = desk.folder / "mlflow" / "address"
+    words = {"MLFLOW_ADMIN_PASSWORD": "a long password", "MLFLOW_SECRET_KEY": "a long random word"}
+    job = desk.submit("mlflow.sbatch", desk.folder / "mlflow", options=("--mem=2000",), **words)
+
+    def answer(*user: str) -> str:
+        return desk.cluster.run(sys.executable, "-c", ASK, address.read_text().strip(), *user).strip()
+
+    def serves() -> bool:
+        with contextlib.suppress(RuntimeError, OSError):  # not there yet
+            return answer() == "401"
+        return False
+
+    desk.cluster.until(serves, "the server", 180)
+    assert answer("admin:a long password") == "200"
+    assert answer("admin:another password") == "401"
+    assert (desk.folder / "mlflow").stat().st_mode & 0o077 == 0
+    desk.cluster.run("scancel", job)
+    desk.ends(job, "CANCELLED")
+    desk.cluster.until(lambda: not address.exists(), "its address to be taken back")
 
 
 @pytest.mark.parametrize(
