@@ -49,7 +49,9 @@ def test_literal_code_computes_what_it_is_compared_with(runtime: Runtime) -> Non
         group = training.stages[0].groups[0]
         losses = training.updater.apply(group, *batch(SIZE, runtime.device)._replace(**_clips()))
         outputs.append({name: loss.item() for name, loss in losses.items()})
+    norms = [losses.pop("gradient_norm") for losses in outputs]
     assert outputs[1] == pytest.approx(outputs[0], rel=1e-4)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # in fp32, through 50 layers
 
 
 def test_the_floor_is_a_resnet_50_with_the_last_stride_of_the_paper(runtime: Runtime) -> None:
