@@ -8,6 +8,7 @@ held by anybody.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,11 @@ log = logging.getLogger(__name__)
 def console() -> Console:
     """Standard error, as everything live sees it: one console, so that one footer can stand above another."""
     return Console(stderr=True, highlight=False)
+
+
+def speaks() -> bool:
+    """Whether this process may print: the first of a launch, whose number the launcher leaves in the environment."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_watched() -> bool:

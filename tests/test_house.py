@@ -66,8 +66,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
     "reid.arguments": ("reid.config", "reid.types"),
-    "reid.cli": (
+    "reid.commands": (
         "reid.arguments",
+        "reid.terminal",
         "reid.doctor",
         "reid.report",
         "reid.training",
@@ -78,6 +79,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reid.signals",
         "reid.types",
     ),
+    "reid.cli": ("reid.commands", "reid.terminal", "reid.types"),
     "reid.__main__": ("reid.cli",),
     "preprocess": ("reid.data.manifest", "reid.data.shards", "reid.data.ustar", "reid.types"),
 }
@@ -109,7 +111,7 @@ RANK_WORDS = {
 }
 METRIC = re.compile(r"(train|mean|speed|gpu|system|health|infrared_to_visible|visible_to_infrared)/(\w+)?")
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
-PRINTING_MODULES = {"reid.cli", "reid.__main__", "preprocess.__main__"}
+PRINTING_ROOMS = ("reid.cli", "reid.commands", "reid.__main__", "preprocess.__main__")
 
 
 class Source(NamedTuple):
@@ -209,7 +211,8 @@ def init_files_only_describe(source: Source) -> Iterator[str]:
 
 
 def only_commands_print(source: Source) -> Iterator[str]:
-    if source.module not in PRINTING_MODULES and "print" in identifiers(source.tree):
+    printing = any(is_within(source.module, room) for room in PRINTING_ROOMS)
+    if not printing and "print" in identifiers(source.tree):
         yield "prints; modules log, commands print"
 
 

@@ -317,7 +317,7 @@ def test_a_password_given_as_a_flag_is_not_repeated(capsys):
 
 
 def test_what_nobody_meant_for_the_user_keeps_its_traceback(monkeypatch):
-    monkeypatch.setitem(COMMANDS, "config", (lambda _: int("a bug"), ""))
+    monkeypatch.setattr("reid.commands.config.main", lambda _: int("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["config"])
 

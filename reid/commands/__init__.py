@@ -1,0 +1,1 @@
+"""The commands, a module each: what it can be told, and `main`, which does it and returns the exit code."""

@@ -1,0 +1,35 @@
+"""What several commands print."""
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reid.doctor.checkup import Numbered
+    from reid.training.run import Scored
+
+
+def scores(scored: "Scored", *, as_json: bool = False) -> None:
+    from rich.console import Console
+
+    from reid.report import tables
+
+    if as_json:
+        found = tables.as_numbers(scored.evaluation.results, **scored.labels)
+        print(json.dumps({**found, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
+    else:
+        Console().print(tables.results(scored.evaluation.results, **scored.labels).terminal())
+
+
+def findings(found: "list[Numbered]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+    table = Table.grid(padding=(0, 2))
+    for number, name, (status, what, remedy) in found:
+        told = Text(what).append(f"\n-> {remedy}" if remedy else "", colours[status])
+        table.add_row(f"{number:>2}", name, Text(status, colours[status]), told)
+    Console().print(table)
+    counts = {status: sum(one.finding.status == status for one in found) for status in colours}
+    print(f"\n{counts['ok']} of {len(found)} ok, {counts['warning']} warnings, {counts['failure']} failures")

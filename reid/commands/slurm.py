@@ -1,0 +1,39 @@
+"""reid slurm check: what sbatch would be given, and what would go wrong."""
+
+from collections.abc import Sequence
+
+import tyro
+
+from reid.arguments import parse, starting_point
+from reid.commands import printing
+from reid.commands.train import TrainArguments
+
+
+def main(arguments: Sequence[str]) -> int:
+    action, *words = arguments or ["--help"]
+    if action != "check" or not words or words[0] in {"-h", "--help"}:
+        print(
+            "usage: reid slurm check [options of sbatch] SCRIPT [its arguments]\n\n"
+            "Write `reid slurm check` in place of `sbatch`: it tells what would be submitted and what would go wrong,\n"
+            "and submits nothing."
+        )
+        return 0 if {action, *words[:1]} & {"-h", "--help"} else 2
+    from reid.doctor.checkup import examine, is_healthy
+    from reid.doctor.finding import Subject
+    from reid.doctor.submission import Call, checks
+
+    call = Call.parse(words)
+    subject = Subject()
+    if call.script.name in {"train.sbatch", "ablation.sbatch"}:
+        base, rest = starting_point(call.arguments)
+        if call.script.name == "ablation.sbatch":
+            rest = [*rest[1:], "--run", *rest[:1]]
+        chosen = parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+        subject = Subject(chosen.config, chosen.run)
+    print(f"{call.rendered}\n")
+    for name, (value, source) in sorted(call.effective().items()):
+        print(f"  --{name}{f'={value}' if value else ''}  ({source})")
+    print()
+    found = examine(subject, checks(call))
+    printing.findings(found)
+    return 0 if is_healthy(found) else 1

@@ -1,0 +1,70 @@
+"""reid train: a run, alone or under `accelerate launch`, that leaves at once when it is asked to."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from reid import signals, terminal
+from reid.arguments import Flat, named_run, parse, starting_point
+from reid.commands import printing
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a network. `accelerate launch` starts several processes of it.
+
+    --config FILE gives a YAML file to start from, such as launch/experiments/vcm.yaml; the flags below change it.
+    """
+
+    run: Path
+    """Folder of the run: configuration, journal, checkpoints and pictures go there."""
+    config: Flat
+    resume: bool = False
+    """Continue from the newest valid checkpoint in --run, if there is one."""
+    accept_changes: bool = False
+    """With --resume: continue although the configuration or the data set is not that of the run so far."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        with signals.leaving_at_once(_marker(arguments)):
+            return _train(arguments)
+    except signals.Stopped as stopped:
+        if terminal.speaks():
+            again = " and asks to be started again" if stopped.asks_again else ""
+            print(f"reid train: stopped by {stopped.name}{again}; --resume continues", file=sys.stderr)
+        return 1
+
+
+def _train(arguments: Sequence[str]) -> int:
+    base, rest = starting_point(arguments)
+    chosen = parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+    from reid.report import album, plates, tables
+    from reid.training.review import batch_of
+    from reid.training.run import Scored
+    from reid.training.run import train as run_training
+
+    def publish(scored: Scored) -> tuple[list[Path], str]:
+        found = album.Found(scored.evaluator, scored.evaluation)
+        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
+        drawn = plates.kept(found, seen, chosen.run, chosen.run.resolve().name)
+        description = tables.results(scored.evaluation.results, **scored.labels).markdown()
+        return plates.saved(drawn, chosen.run / "pictures"), description
+
+    scored = run_training(
+        chosen.config, chosen.run, publish, resume=chosen.resume, accept_changes=chosen.accept_changes
+    )
+    if scored is None:
+        return 1
+    if terminal.speaks():
+        printing.scores(scored)
+    return 0
+
+
+def _marker(arguments: Sequence[str]) -> Path | None:
+    """Where a run that is stopped asks to be started again, known before anything else is."""
+    run = named_run(arguments)
+    return None if run is None else run / signals.MARKER
