@@ -8,7 +8,7 @@ generator, so a large matrix never has to exist.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,25 @@ def rank(cmc: NDArray[np.float64], k: int) -> float:
     return float(cmc[min(k, len(cmc)) - 1])
 
 
+class Hits(NamedTuple):
+    """What is kept of each query's ranking, (Q,): `average_precision` and `inverse_penalty` are NaN, and `first_hit` is -1,
+    where no positive was left.
+    """
+
+    average_precision: NDArray[np.float64]
+    inverse_penalty: NDArray[np.float64]
+    first_hit: NDArray[np.int64]
+    num_candidates: NDArray[np.int64]
+    num_positives: NDArray[np.int64]
+
+    @classmethod
+    def unknown(cls, num_queries: int) -> Self:
+        """Places for the hits of so many queries."""
+        floats, integers = np.full((2, num_queries), np.nan), np.zeros((3, num_queries), dtype=np.int64)
+        integers[0] = -1
+        return cls(*floats, *integers)
+
+
 def evaluate(
     similarity: Iterable[NDArray[np.floating]],
     query: Labels,
@@ -71,42 +90,52 @@ def evaluate(
 
     Raises ValueError for NaN, for shapes that do not fit, and if no query has a positive.
     """
-    num_gallery = len(gallery.identity)
-    average_precision = np.full(len(query.identity), np.nan)
-    inverse_penalty = np.full(len(query.identity), np.nan)
-    first_hit = np.full(len(query.identity), -1, dtype=np.int64)
-    num_candidates = np.zeros(len(query.identity), dtype=np.int64)
-    num_positives = np.zeros(len(query.identity), dtype=np.int64)
+    found = hits(similarity, query, gallery, remove_same_camera=remove_same_camera)
+    return retrieval(found, len(gallery.identity), remove_same_camera=remove_same_camera)
 
-    for q, row in enumerate(_checked(similarity, len(query.identity), num_gallery)):
+
+def hits(
+    similarity: Iterable[NDArray[np.floating]],
+    query: Labels,
+    gallery: Labels,
+    *,
+    remove_same_camera: bool = True,
+) -> Hits:
+    """The first half of `evaluate`: what is kept of each ranking. Pieces of the queries may be ranked on their own."""
+    found = Hits.unknown(len(query.identity))
+    for q, row in enumerate(_checked(similarity, len(query.identity), len(gallery.identity))):
         positive = gallery.identity == query.identity[q]
         if remove_same_camera:
             candidate = ~(positive & (gallery.camera == query.camera[q]))
             row, positive = row[candidate], positive[candidate]  # noqa: PLW2901
-        num_candidates[q], num_positives[q] = len(row), np.count_nonzero(positive)
-        if num_positives[q]:
+        found.num_candidates[q], found.num_positives[q] = len(row), np.count_nonzero(positive)
+        if found.num_positives[q]:
             ranks = _hit_ranks(row, positive)
-            first_hit[q] = ranks[0]
-            average_precision[q] = np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))
-            inverse_penalty[q] = len(ranks) / (ranks[-1] + 1)
+            found.first_hit[q] = ranks[0]
+            found.average_precision[q] = np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))
+            found.inverse_penalty[q] = len(ranks) / (ranks[-1] + 1)
+    return found
 
-    counted = num_positives > 0
+
+def retrieval(found: Hits, num_gallery: int, *, remove_same_camera: bool = True) -> Retrieval:
+    """The second half of `evaluate`: the means over all queries. Raises ValueError if no query has a positive."""
+    counted = found.num_positives > 0
     if not counted.any():
         raise ValueError(
-            f"none of the {len(query.identity)} queries has a gallery item of its own identity"
+            f"none of the {len(counted)} queries has a gallery item of its own identity"
             f"{' seen by another camera' if remove_same_camera else ''} among {num_gallery}: "
             "check that query and gallery come from the same split"
         )
     return Retrieval(
-        cmc=np.bincount(first_hit[counted], minlength=num_gallery).cumsum() / counted.sum(),
-        map=float(average_precision[counted].mean()),
-        minp=float(inverse_penalty[counted].mean()),
-        chance=_chance(num_candidates[counted], num_positives[counted], num_gallery),
+        cmc=np.bincount(found.first_hit[counted], minlength=num_gallery).cumsum() / counted.sum(),
+        map=float(found.average_precision[counted].mean()),
+        minp=float(found.inverse_penalty[counted].mean()),
+        chance=_chance(found.num_candidates[counted], found.num_positives[counted], num_gallery),
         num_queries=int(counted.sum()),
         num_skipped=int((~counted).sum()),
-        num_removed_pairs=int((num_gallery - num_candidates).sum()),
-        average_precision=average_precision,
-        first_hit=first_hit,
+        num_removed_pairs=int((num_gallery - found.num_candidates).sum()),
+        average_precision=found.average_precision,
+        first_hit=found.first_hit,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from reid.model.attention import IntraModalitySelfAttention
 from reid.model.neck import Neck, average_pool
 from reid.model.resnet import Architecture, Layers
+from reid.types import Modality
 
 
 class Attacker(nn.Module):
@@ -37,3 +38,9 @@ class Attacker(nn.Module):
         x = torch.cat([attend(part) for attend, part in zip(self.imsa, rows, strict=True)])
         feature: Tensor = self.neck(average_pool(self.layers(x), num_frames))
         return feature
+
+    def activated(self, x: Tensor, modality: Modality) -> Tensor:
+        """F_c of one modality -> F^ of Eq. 2, both (B*T, C, H, W)."""
+        attend = self.imsa[0 if modality is Modality.VISIBLE else -1]
+        features: Tensor = attend(x)
+        return features

@@ -6,7 +6,8 @@ Legend: B clips of one modality, T frames, D channels, K parts, M identities.
                                                      -> guide:  defence's trunk, guidance, guided_classifier
                                                      -> attack: attacker, attack_classifier and, frozen, defence_classifier
 
-Rows of every output are visible first, then infrared. `embed` needs one modality only.
+Rows of every output are visible first, then infrared. `embed` needs one modality only; its two halves, before and
+behind F_c, are there for whoever changes features in between.
 """
 
 from collections.abc import Collection
@@ -190,6 +191,25 @@ class Network(nn.Module):
 
         D' is K*D for the guided vector and D for a global one. Raises ValueError for a kind this variant cannot give.
         """
+        return self.embed_features(self.stem_features(clips, modality), clips.shape[1], kind)
+
+    def stem_features(self, clips: Tensor, modality: Modality) -> Tensor:
+        """Normalised clips (B, T, 3, H, W) of one modality -> F_c of Eq. 1, (B*T, C, H/4, W/4)."""
+        stem = self.stem.visible if modality is Modality.VISIBLE else self.stem.infrared
+        features: Tensor = stem(_frames(clips))
+        return features
+
+    def self_attacked(self, features: Tensor, modality: Modality) -> Tensor:
+        """F_c of one modality -> what IMSA makes of it (Eq. 2), the same shape. Raises ValueError without ASAM."""
+        if Part.ATTACKER not in self.parts:
+            raise ValueError(
+                "the attack of ASAM's own needs the attack branch, which this variant does not have"
+            )
+        attacked: Tensor = self.attacker.activated(features, modality)
+        return attacked
+
+    def embed_features(self, features: Tensor, num_frames: int, kind: Embedding = Embedding.AUTO) -> Tensor:
+        """The rest of `embed`: F_c (B*T, C, H/4, W/4) -> (B, D'), unit length."""
         if kind is Embedding.AUTO:
             kind = Embedding.GUIDED if Part.GUIDANCE in self.parts else Embedding.GLOBAL
         if kind in {Embedding.GUIDED, Embedding.BOTH} and Part.GUIDANCE not in self.parts:
@@ -200,9 +220,7 @@ class Network(nn.Module):
             raise ValueError(
                 f"evaluation.embedding: {kind} needs CMCA, which this variant does not have; use auto"
             )
-        num_frames = clips.shape[1]
-        stem = self.stem.visible if modality is Modality.VISIBLE else self.stem.infrared
-        shallow, deep = self.defence.trunk(stem(_frames(clips)))
+        shallow, deep = self.defence.trunk(features)
         vectors = []
         if kind in {Embedding.GUIDED, Embedding.BOTH}:
             vectors.append(self._guided_vector(deep, num_frames))

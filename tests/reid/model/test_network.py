@@ -182,6 +182,29 @@ def test_embeddings_are_the_vectors_of_the_paper_at_unit_length(full: Network, m
         assert found.shape[1] == full.embedding_width(kind)
 
 
+@pytest.mark.parametrize("modality", Modality)
+@torch.no_grad()
+def test_what_imsa_makes_of_a_stems_features_can_be_embedded_in_their_place(
+    awake: Callable[[nn.Module], nn.Module], modality: Modality
+) -> None:
+    module = network(separate_attention=True)
+    awake(module).eval()
+    features = module.stem_features(clips(3), modality)
+    assert torch.equal(module.embed_features(features, FRAMES), module.embed(clips(3), modality))
+    attacked = module.self_attacked(features, modality)
+    place = 0 if modality is Modality.VISIBLE else 1
+    assert torch.equal(attacked, module.attacker.imsa[place](features))
+    assert attacked.shape == features.shape
+    assert (module.embed_features(attacked, FRAMES) - module.embed(clips(3), modality)).norm(
+        dim=1
+    ).min() > 1e-3
+
+
+def test_without_an_attack_branch_there_is_no_attack_of_asams_own() -> None:
+    with pytest.raises(ValueError, match="needs the attack branch, which this variant does not have"):
+        network(attacker=False).self_attacked(torch.zeros(2, 16, 8, 4), Modality.VISIBLE)
+
+
 @pytest.mark.parametrize("kind", Embedding)
 @torch.no_grad()
 def test_an_embedding_needs_neither_partner_nor_batch(full: Network, kind: Embedding) -> None:
