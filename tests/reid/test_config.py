@@ -13,7 +13,8 @@ from reid import config as configuration
 from reid.config import Config, ConfigError
 from reid.types import Distance
 
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "launch" / "experiments").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "launch" / "experiments").glob("*.yaml"))
+EXPERIMENTS = [path for path in FILES if not {"rows", "curves"} & yaml.safe_load(path.read_text()).keys()]
 PAPER = Config()
 
 
