@@ -180,6 +180,30 @@ def terminal() -> Callable[..., tuple[Screen, int]]:
 
 
 @pytest.fixture
+def started() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts a Python program, given as text, with arguments and environment variables, and waits until it says `ready`."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(program: str, *arguments: object, **variables: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            env=os.environ | variables | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def signalled_after() -> Callable[..., AbstractContextManager[None]]:
     """Within `signalled_after(run, step, number)`, this process is sent a signal once the checkpoint of `step` exists."""
 

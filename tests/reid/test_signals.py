@@ -3,16 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reid import signals
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import ctypes, sys, threading
 from pathlib import Path
@@ -45,27 +44,11 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the program, which leaves its marker in a folder that is not there, and waits until it is ready."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(behaviour: str = "waiting", **variables: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "run" / "requeue"), behaviour],
-            env=os.environ | variables | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        begun.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    yield start
-    for process in begun:
-        process.kill()
-        process.communicate()
+def start(started: Start, tmp_path: Path) -> Start:
+    """Starts the program, which leaves its marker in a folder that is not there."""
+    return lambda behaviour="waiting", **variables: started(
+        PROGRAM, tmp_path / "run" / "requeue", behaviour, **variables
+    )
 
 
 def stop(process: "subprocess.Popen[str]", number: int) -> tuple[str, float]:
@@ -91,7 +74,10 @@ def test_an_interrupt_by_hand_asks_for_nothing(start, tmp_path):
 
 
 def test_a_process_that_waits_inside_a_library_is_ended_with_its_marker(start, tmp_path):
-    said, seconds = stop(start("library"), signal.SIGTERM)
+    process = start("library")
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.01)
+    said, seconds = stop(process, signal.SIGTERM)
     assert said == ""  # it could not raise
     assert seconds >= 0.3
     assert (tmp_path / "run" / "requeue").read_text() == "SIGTERM\n"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,26 +35,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(rank: int, number: int, **variables: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(rank), str(TIMEOUT), str(number)],
-            env=os.environ | variables | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        begun.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    yield start
-    for process in begun:
-        process.kill()
-        process.communicate()
+def start(started: Start, tmp_path: Path) -> Start:
+    return lambda rank, number, **variables: started(PROGRAM, tmp_path, rank, TIMEOUT, number, **variables)
 
 
 def test_a_process_that_is_stopped_is_named_with_its_step_and_what_it_was_doing(start):

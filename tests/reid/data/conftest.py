@@ -4,10 +4,13 @@ Every frame is a plain colour: red tells the identity, green the tracklet, blue 
 and know whether the right frame of the right tracklet has arrived.
 """
 
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import simplejpeg
 
@@ -82,3 +85,18 @@ def painted_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def painted(painted_root: Path) -> Manifest:
     return Manifest.open(painted_root)
+
+
+@pytest.fixture
+def workers() -> Iterator[Callable[[], list[psutil.Process]]]:
+    """The processes that a test has begun so far and that still live; none may be left at its end.
+
+    Other children of this process are not touched: those of a fixture that outlives the test, for one.
+    """
+    before = set(active_children())
+
+    def begun() -> list[psutil.Process]:
+        return [psutil.Process(child.pid) for child in active_children() if child not in before]
+
+    yield begun
+    assert begun() == []

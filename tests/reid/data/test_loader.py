@@ -3,9 +3,8 @@
 import gc
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
-from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from reid.data import clips, loader
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan
-from reid.data.clips import Augmentation, ClipShape, PairedClips
+from reid.data.clips import ClipShape, PairedClips
 from reid.data.loader import Stream
 from reid.data.manifest import Manifest
 from reid.data.shards import DamagedShardError
@@ -23,6 +23,7 @@ from reid.types import Modality, Role
 
 SHAPE = ClipShape(6, 32, 16)
 Streams = Callable[..., Stream[PairedClips]]
+Workers = Callable[[], list[psutil.Process]]
 
 
 @pytest.fixture
@@ -37,18 +38,7 @@ def training(painted: Manifest) -> Streams:
     return start
 
 
-@pytest.fixture
-def no_child_is_left() -> Iterator[None]:
-    before = set(active_children())
-    yield
-    assert set(active_children()) <= before
-
-
-pytestmark = pytest.mark.usefixtures("no_child_is_left")
-
-
-def workers() -> list[psutil.Process]:
-    return [psutil.Process(child.pid) for child in active_children()]
+pytestmark = pytest.mark.usefixtures("workers")
 
 
 def same(found: PairedClips, expected: PairedClips) -> bool:
@@ -160,7 +150,7 @@ def test_the_time_spent_waiting_is_counted(training: Streams) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
-def test_closing_ends_the_workers_and_the_stream(training: Streams, taken: int) -> None:
+def test_closing_ends_the_workers_and_the_stream(training: Streams, workers: Workers, taken: int) -> None:
     stream = training(last=10_000, num_workers=2)
     kept = [next(stream) for _ in range(taken)]
     assert len(workers()) == 2
@@ -201,7 +191,9 @@ def test_damage_stops_the_stream_with_shard_key_and_offset(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_memory_and_open_files_stay_flat_over_many_batches(painted: Manifest, num_workers: int) -> None:
+def test_memory_and_open_files_stay_flat_over_many_batches(
+    painted: Manifest, workers: Workers, num_workers: int
+) -> None:
     """Below 1 MB in 1,000 batches, in all processes together; the median, because pages that were shared may part."""
     plan = BatchPlan.of(painted, num_identities=2, num_tracklets=1)
     shape = ClipShape(1, 32, 16)

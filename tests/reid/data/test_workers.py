@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import active_children
 
 import numpy as np
 import psutil
@@ -14,12 +13,8 @@ import pytest
 
 from reid.data.workers import Crew, Fill, Pixels
 
-
-@pytest.fixture(autouse=True)
-def no_worker_is_left() -> Iterator[None]:
-    before = set(active_children())
-    yield
-    assert set(active_children()) <= before
+pytestmark = pytest.mark.usefixtures("workers")
+Workers = Callable[[], list[psutil.Process]]
 
 
 @pytest.fixture
@@ -106,22 +101,24 @@ def test_a_worker_that_leaves_is_an_error_with_its_exit_code(crew: Callable[...,
         next(crew(lambda index, pixels: os._exit(7)))
 
 
-def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(crew: Callable[..., Crew[object]]) -> None:
+def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(
+    crew: Callable[..., Crew[object]], workers: Workers
+) -> None:
     items = crew(number, 50)
     next(items)
-    for worker in active_children():
+    for worker in workers():
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            os.kill(worker.pid or 0, each)
+            worker.send_signal(each)
     assert len(list(items)) == 49
 
 
 def test_a_worker_that_cannot_finish_is_killed_by_close(
-    crew: Callable[..., Crew[object]], monkeypatch: pytest.MonkeyPatch
+    crew: Callable[..., Crew[object]], workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reid.data.workers.FAREWELL_SECONDS", 0.2)
     items = crew(lambda index, pixels: time.sleep(3600))
     items.close()
-    assert active_children() == []
+    assert workers() == []
 
 
 def test_two_crews_at_once_end_in_any_order(crew: Callable[..., Crew[object]]) -> None:
@@ -134,16 +131,16 @@ def test_two_crews_at_once_end_in_any_order(crew: Callable[..., Crew[object]]) -
     assert list(first) == list(second) == []
 
 
-def test_a_crew_that_is_forgotten_takes_its_workers_with_it() -> None:
+def test_a_crew_that_is_forgotten_takes_its_workers_with_it(workers: Workers) -> None:
     items = Crew(number, (4, 5), range(100), 2)
     next(items)
     del items
-    assert active_children() == []
+    assert workers() == []
 
 
-def test_there_are_no_more_workers_than_items(crew: Callable[..., Crew[object]]) -> None:
+def test_there_are_no_more_workers_than_items(crew: Callable[..., Crew[object]], workers: Workers) -> None:
     items = crew(number, 1, 4)
-    assert len(active_children()) == 1
+    assert len(workers()) == 1
     assert len(list(items)) == 1
     assert list(crew(number, 0, 4)) == []
 
