@@ -102,7 +102,8 @@ def test_before_anything_is_measured_the_line_says_what_is_known(tiny, runtime, 
 def test_at_a_terminal_a_footer_says_the_same_and_the_log_stands_above_it_whole(tiny, tmp_path, terminal):
     path = tmp_path / "config.yaml"
     path.write_text(configuration.to_yaml(tiny()))
-    screen, code = terminal("-m", "reid", "train", "--config", str(path), "--run", str(tmp_path / "run"))
+    eager = "import sys; from reid import cli, terminal; terminal.REDRAW_SECONDS = 0.0; sys.exit(cli.main())"
+    screen, code = terminal("-c", eager, "train", "--config", str(path), "--run", str(tmp_path / "run"))
     assert code == 0, screen.text
     where = [line for line in screen.erased if "step 2/8" in line]
     assert where
