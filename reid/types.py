@@ -109,6 +109,22 @@ class Distance(StrEnum):
     SQUARED = "squared"
 
 
+class Goal(StrEnum):
+    """What an attack leads a query's embedding away from."""
+
+    MATCH = "match"
+    SELF = "self"
+    BOTH = "both"
+
+    @property
+    def description(self) -> str:
+        return {
+            Goal.MATCH: "the mean of the right answers",
+            Goal.SELF: "the query's own clean embedding",
+            Goal.BOTH: "the right answers and the query's own clean embedding",
+        }[self]
+
+
 class ToldElsewhereError(ValueError):
     """A mistake of the user that the leading process of a launch tells; the others only stop."""
 

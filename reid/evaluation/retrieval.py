@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reid import machine
 from reid.data.clips import ClipShape, chunk_frames, normalise
-from reid.data.loader import test_clips
+from reid.data.loader import TrackletClips, test_clips
 from reid.data.manifest import Manifest
 from reid.evaluation.footprint import Footprint
 from reid.evaluation.metrics import Labels, Retrieval, evaluate
@@ -202,39 +202,64 @@ class Evaluator:
                 message = needed.refusal(host, count, available)
                 raise ValueError(message) if self.runtime.leads else ToldElsewhereError(message)
 
+    def batches(self, rows: Rows) -> Iterator[tuple[Modality, TrackletClips]]:
+        """The share of this process in the clips of `rows`: batches of one modality, and their positions in `rows`."""
+        for modality in Modality:
+            chosen = np.flatnonzero(self.manifest.modality[rows] == modality)
+            if len(chosen):
+                for positions, clips in self._share(rows[chosen]):
+                    yield modality, TrackletClips(torch.from_numpy(chosen)[positions], clips)
+
+    def embed_clips(self, clips: Tensor, modality: Modality, *, self_attacked: bool = False) -> Tensor:
+        """Pixels (b, T, 3, H, W) of one modality -> unit vectors (b, D), float32 on the CPU; `self_attacked`: as ASAM's
+        attack branch would have them. The network must be in evaluation.
+        """
+        embed = self.network.embed_self_attacked if self_attacked else self.network.embed
+        with torch.inference_mode(), self.runtime.autocast():
+            pixels = normalise(clips.to(self.runtime.device)).to(self.runtime.dtype)
+            return embed(pixels, modality, self.protocol.embedding).float().cpu()
+
+    def labels(self, rows: Rows) -> Labels:
+        """Who is seen in `rows`, and by which camera."""
+        identity, camera = self.manifest.identity[rows], self.manifest.camera[rows]
+        return Labels(identity.astype(np.int64), camera.astype(np.int64))
+
     def _embed_one(self, modality: Modality, rows: Rows, place: int, advance: Advance) -> Tensor:
         """Rows (N,) of one modality -> their vectors (N, D): a share of the batches here, the rest elsewhere."""
-        size = self.protocol.batch_clips
-        num_batches = -(-len(rows) // size)
-        batches = self.runtime.share(num_batches)
-        mine = rows[batches.start * size : batches.stop * size]
+        mine = self._batches_of(rows)
+        width = self.network.embedding_width(self.protocol.embedding)
+        vectors = torch.empty(len(rows[mine]), width)
+        for positions, clips in self._share(rows, place):
+            vectors[positions - mine.start] = self.embed_clips(clips, modality)
+            advance(len(clips) * self.runtime.world)
+        return self.runtime.concatenate(vectors if len(vectors) else None)
+
+    def _share(self, rows: Rows, place: int = 0) -> Iterator[TrackletClips]:
+        """The clips of those of `rows` (N,) that fall to this process, and their positions in `rows`."""
+        size, mine = self.protocol.batch_clips, self._batches_of(rows)
         stream = test_clips(
             self.manifest,
-            mine,
+            rows[mine],
             shape=self.protocol.shape,
             batch_size=size,
             num_workers=self.num_workers,
             place=place,
         )
-        vectors = torch.empty(len(mine), self.network.embedding_width(self.protocol.embedding))
-        with stream, torch.inference_mode(), self.runtime.autocast():
+        with stream:
+            num_batches = -(-len(rows) // size)
             for _ in range(-(-num_batches // self.runtime.world)):  # who has a batch less goes round as often
                 self.on_round()
                 for positions, clips in islice(stream, 1):
-                    pixels = normalise(clips.to(self.runtime.device)).to(self.runtime.dtype)
-                    found = self.network.embed(pixels, modality, self.protocol.embedding)
-                    vectors[positions] = found.float().cpu()
-                    advance(len(clips) * self.runtime.world)
-        return self.runtime.concatenate(vectors if len(vectors) else None)
+                    yield TrackletClips(mine.start + positions, clips)
+
+    def _batches_of(self, rows: Rows) -> slice:
+        """Which of `rows` (N,) fall to this process: whole batches of them."""
+        size = self.protocol.batch_clips
+        batches = self.runtime.share(-(-len(rows) // size))
+        return slice(batches.start * size, min(batches.stop * size, len(rows)))
 
     def _score(self, evaluation: Evaluation, direction: Direction) -> Retrieval:
-        labels = (
-            Labels(
-                self.manifest.identity[side.rows].astype(np.int64),
-                self.manifest.camera[side.rows].astype(np.int64),
-            )
-            for side in evaluation.sides(direction)
-        )
+        labels = (self.labels(side.rows) for side in evaluation.sides(direction))
         return evaluate(
             evaluation.similarities(direction), *labels, remove_same_camera=self.protocol.drop_same_camera
         )

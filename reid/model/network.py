@@ -208,6 +208,15 @@ class Network(nn.Module):
         attacked: Tensor = self.attacker.activated(features, modality)
         return attacked
 
+    def embed_self_attacked(
+        self, clips: Tensor, modality: Modality, kind: Embedding = Embedding.AUTO
+    ) -> Tensor:
+        """As `embed`, but the defence sees the features that ASAM has activated in place of F_c, which is what it is to
+        bear (section 3.3). Raises ValueError without ASAM.
+        """
+        features = self.self_attacked(self.stem_features(clips, modality), modality)
+        return self.embed_features(features, clips.shape[1], kind)
+
     def embed_features(self, features: Tensor, num_frames: int, kind: Embedding = Embedding.AUTO) -> Tensor:
         """The rest of `embed`: F_c (B*T, C, H/4, W/4) -> (B, D'), unit length."""
         if kind is Embedding.AUTO:
