@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.timing import Row, Slice, per_batch, ratio, seconds, wall_seconds
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan
-from reid.data.clips import IMAGENET_MEAN, IMAGENET_STD, Augmentation, ClipShape, Pixels, test_indices
+from reid.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipShape, Pixels, test_indices
 from reid.data.loader import training_batches
 from reid.data.manifest import Manifest
 from reid.data.shards import ShardReader, stream

@@ -20,8 +20,9 @@ import torch
 from benchmarks.timing import Row, ratio, seconds
 from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, describe, write_tables
 from preprocess.verify import verify
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan
-from reid.data.clips import Augmentation, ClipShape, PairedClips, normalise, test_indices
+from reid.data.clips import ClipShape, PairedClips, normalise, test_indices
 from reid.data.loader import Stream, training_batches
 from reid.data.manifest import DESCRIPTION, Manifest
 from reid.data.shards import DamagedShardError, ShardReader

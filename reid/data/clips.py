@@ -11,7 +11,6 @@ know as `channels_last`.
 """
 
 import logging
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from reid.data.augmentation import Augmentation, Change
 from reid.data.manifest import Manifest
 from reid.data.shards import MOST_PIXELS, DamagedFrameError, ShardReader
 from reid.types import Modality
@@ -96,74 +96,6 @@ def decode(jpeg: bytes, picture: Pixels) -> None:
         decoded = Image.fromarray(simplejpeg.decode_jpeg(jpeg, "RGB"))
         size = (picture.shape[1], picture.shape[0])
         picture[...] = np.asarray(decoded.resize(size, Image.Resampling.BILINEAR))
-
-
-class Change(NamedTuple):
-    """What augmentation does to a picture: move it by whole pixels, mirror it, mix its channels to grey."""
-
-    down: int
-    right: int
-    mirrored: bool
-    mixture: NDArray[np.uint16] | None  # (3,), in 256ths
-
-    def apply(self, source: Pixels, picture: Pixels) -> None:
-        """Write the changed `source` to `picture`, both (H, W, 3). What comes in from outside is black."""
-        if self.mixture is not None:
-            source = _mixed(source, self.mixture)
-        if self.mirrored:
-            source = torch.from_numpy(source).flip(1).numpy()  # ten times faster than a reversed view
-        rows_from, rows_to = _overlap(self.down, source.shape[0])
-        columns_from, columns_to = _overlap(self.right, source.shape[1])
-        picture[: rows_to.start] = 0
-        picture[rows_to.stop :] = 0
-        picture[:, : columns_to.start] = 0
-        picture[:, columns_to.stop :] = 0
-        picture[rows_to, columns_to] = source[rows_from, columns_from]
-
-
-def _overlap(shift: int, length: int) -> tuple[slice, slice]:
-    """What stays in sight of a line of pixels that is moved by `shift`: where it was, and where it comes to lie."""
-    start, stop = max(0, shift), min(length, length + shift)
-    return slice(start - shift, stop - shift), slice(start, stop)
-
-
-def _mixed(source: Pixels, mixture: NDArray[np.uint16]) -> Pixels:
-    mixed = source[..., 0] * mixture[0]  # at most 255 * 256, which uint16 holds
-    mixed += source[..., 1] * mixture[1]
-    mixed += source[..., 2] * mixture[2]
-    mixed >>= 8
-    grey = np.empty_like(source)
-    for channel in range(3):
-        grey[..., channel] = mixed
-    return grey
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """Pad, crop at random, flip: drawn once per clip, or once per frame. [A32]
-
-    `grey_probability` turns that share of the visible clips grey, by a random mixture of their three channels: the
-    infrared camera knows no colour, and a model that is trained from scratch relies on it.
-    """
-
-    padding: int = 10
-    flip_probability: float = 0.5
-    grey_probability: float = 0.0
-    per_frame: bool = False
-
-    def draw(self, num_frames: int, modality: Modality, generator: np.random.Generator) -> list[Change]:
-        """What happens to each of the frames of a clip."""
-        if self.per_frame:
-            return [self._draw_one(modality, generator) for _ in range(num_frames)]
-        return [self._draw_one(modality, generator)] * num_frames
-
-    def _draw_one(self, modality: Modality, generator: np.random.Generator) -> Change:
-        down, right = generator.integers(-self.padding, self.padding, size=2, endpoint=True).tolist()
-        flip, grey, *cuts = generator.random(4).tolist()
-        mixture = None
-        if modality is Modality.VISIBLE and grey < self.grey_probability:
-            mixture = np.diff([0, *sorted(round(256 * cut) for cut in cuts), 256]).astype(np.uint16)
-        return Change(down, right, flip < self.flip_probability, mixture)
 
 
 class ClipReader:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan, clip_generator
 from reid.data.clips import (
-    Augmentation,
     ClipReader,
     ClipShape,
     Integers,

@@ -17,11 +17,12 @@ from torchvision.transforms.functional import normalize
 from preprocess.options import Check, Options
 from preprocess.pack import pack
 from reid.data import clips
+from reid.data.augmentation import Augmentation
 from reid.data.batches import clip_generator
-from reid.data.clips import Augmentation, Change, ClipReader, ClipShape, PairedClips, Pixels
+from reid.data.clips import ClipReader, ClipShape, PairedClips, Pixels
 from reid.data.manifest import Manifest
 from reid.data.shards import DamagedShardError
-from reid.types import Modality, Role
+from reid.types import Role
 
 GENERATOR = np.random.default_rng
 
@@ -154,80 +155,6 @@ def test_a_picture_that_ends_early_is_an_error_and_not_half_a_picture(keep: floa
     jpeg = simplejpeg.encode_jpeg(photograph(), 90)
     with pytest.raises(ValueError, match="JPEG"):
         clips.decode(jpeg[: int(keep * len(jpeg))], np.zeros((48, 32, 3), dtype=np.uint8))
-
-
-# Augmentation
-
-
-def _slowly(change: Change, source: Pixels, padding: int) -> Pixels:
-    """Flip, pad, crop, as transforms do it."""
-    picture = source[:, ::-1] if change.mirrored else source
-    padded = np.pad(picture, ((padding, padding), (padding, padding), (0, 0)))
-    top, left = padding - change.down, padding - change.right
-    return padded[top : top + source.shape[0], left : left + source.shape[1]]
-
-
-@given(down=st.integers(-10, 10), right=st.integers(-10, 10), mirrored=st.booleans())
-def test_a_change_equals_flip_pad_and_crop(down: int, right: int, mirrored: bool) -> None:
-    source, picture = photograph(), np.full((48, 32, 3), 7, dtype=np.uint8)
-    change = Change(down, right, mirrored, None)
-    change.apply(source, picture)
-    assert np.array_equal(picture, _slowly(change, source, 10))
-
-
-@given(st.tuples(st.integers(0, 256), st.integers(0, 256)))
-def test_a_mixture_of_channels_is_their_weighted_mean(cuts: tuple[int, int]) -> None:
-    weights = np.diff([0, *sorted(cuts), 256])
-    source, picture = photograph(), np.zeros((48, 32, 3), dtype=np.uint8)
-    Change(0, 0, False, weights.astype(np.uint16)).apply(source, picture)
-    expected = (source.astype(int) * weights).sum(axis=-1) // 256
-    assert np.array_equal(picture, np.repeat(expected[..., None], 3, axis=-1))
-
-
-def test_white_stays_white_in_every_mixture() -> None:
-    white, picture = np.full((4, 4, 3), 255, dtype=np.uint8), np.zeros((4, 4, 3), dtype=np.uint8)
-    for cuts in ((0, 0), (85, 171), (256, 256), (1, 255)):
-        Change(0, 0, False, np.diff([0, *cuts, 256]).astype(np.uint16)).apply(white, picture)
-        assert (picture == 255).all()
-
-
-def test_all_frames_of_a_clip_change_alike_unless_frames_are_drawn_for_themselves() -> None:
-    once = Augmentation().draw(6, Modality.VISIBLE, clip_generator(0, 0, 0))
-    assert len(once) == 6
-    assert len({(change.down, change.right, change.mirrored) for change in once}) == 1
-    each = Augmentation(per_frame=True).draw(6, Modality.VISIBLE, clip_generator(0, 0, 0))
-    assert len({(change.down, change.right, change.mirrored) for change in each}) > 1
-
-
-def _drawn(augmentation: Augmentation, modality: Modality) -> list[Change]:
-    return [augmentation.draw(1, modality, clip_generator(5, step, 0))[0] for step in range(4000)]
-
-
-def test_shifts_are_uniform_within_the_padding_and_half_of_the_clips_are_flipped() -> None:
-    changes = _drawn(Augmentation(), Modality.INFRARED)
-    for shifts in ([change.down for change in changes], [change.right for change in changes]):
-        counts = np.bincount(np.array(shifts) + 10, minlength=21)
-        assert counts.size == 21
-        assert np.abs(counts - 4000 / 21).max() < 5 * (4000 / 21) ** 0.5
-    assert abs(np.mean([change.mirrored for change in changes]) - 0.5) < 0.04
-
-
-def test_only_visible_clips_turn_grey_and_only_when_asked() -> None:
-    assert all(change.mixture is None for change in _drawn(Augmentation(), Modality.VISIBLE))
-    asked = Augmentation(grey_probability=0.3)
-    assert all(change.mixture is None for change in _drawn(asked, Modality.INFRARED))
-    mixtures = [change.mixture for change in _drawn(asked, Modality.VISIBLE) if change.mixture is not None]
-    assert abs(len(mixtures) / 4000 - 0.3) < 0.04
-    assert {int(mixture.sum()) for mixture in mixtures} == {256}
-    assert np.abs(np.mean(mixtures, axis=0) - 256 / 3).max() < 8
-
-
-def test_asking_for_grey_leaves_shifts_and_flips_as_they_were() -> None:
-    without, with_grey = (
-        [change[:3] for change in _drawn(Augmentation(grey_probability=share), Modality.VISIBLE)]
-        for share in (0.0, 1.0)
-    )
-    assert without == with_grey
 
 
 # Reading

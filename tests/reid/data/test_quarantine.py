@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from reid.data import loader
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan, clip_generator
-from reid.data.clips import Augmentation, ClipReader, ClipShape, PairedClips, training_indices
+from reid.data.clips import ClipReader, ClipShape, PairedClips, training_indices
 from reid.data.loader import Stream
 from reid.data.manifest import Manifest
 from reid.data.quarantine import Quarantine
