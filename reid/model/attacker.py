@@ -23,13 +23,14 @@ class Attacker(nn.Module):
         *,
         separate: bool,
         recompute: bool = False,
+        non_local: bool = False,
     ) -> None:
         super().__init__()
         channels = architecture.channels(0)
         self.imsa = nn.ModuleList(
             IntraModalitySelfAttention(channels, reduction) for _ in range(2 if separate else 1)
         )
-        self.layers = Layers(architecture, last_stride, recompute=recompute)
+        self.layers = Layers(architecture, last_stride, recompute=recompute, non_local=non_local)
         self.neck = Neck(architecture.channels(4))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:

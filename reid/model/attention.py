@@ -1,8 +1,8 @@
-"""The two attention layers of the paper (Figs. 3 and 4).
+"""The two attention layers of the paper (Figs. 3 and 4), and one beyond it.
 
 Legend: F frames (2B*T), C channels, H W, N = H*W tokens of a frame, R = C / reduction.
 
-Both project by 1x1 convolutions, attend, project back, pass a batch normalisation that starts at zero and add the
+All project by 1x1 convolutions, attend, project back, pass a batch normalisation that starts at zero and add the
 input: a new layer is the identity, so that pretrained trunks behind it see what they were trained on [A4].
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class _Attention(nn.Module):
-    """The projections of both layers: C channels to R and, by `output`, back."""
+    """The projections of all layers: C channels to R and, by `output`, back."""
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
@@ -35,6 +35,20 @@ class IntraModalitySelfAttention(_Attention):
         projections = (self.query, self.key, self.value)
         query, key, value = (_tokens(project(x))[:, None] for project in projections)  # (F, 1, N, R)
         attended = F.scaled_dot_product_attention(query, key, value)[:, 0]  # (F, N, R)
+        correction: Tensor = self.output(_maps(attended, x))
+        return x + correction
+
+
+class NonLocal(_Attention):
+    """The non-local block of AGW (Ye et al., TPAMI 2022): as IMSA, but the weights are products over N, without softmax.
+
+    So values can be summed before anybody asks for them, and no map of N x N ever exists.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(F, C, H, W) -> the same shape."""
+        query, key, value = (_tokens(project(x)) for project in (self.query, self.key, self.value))
+        attended = query @ ((key / key.shape[1]).mT @ value)  # (F, N, R) @ (F, R, R)
         correction: Tensor = self.output(_maps(attended, x))
         return x + correction
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid.model.attention import CrossModalityCrossAttention, exchange
-from reid.model.neck import Neck, average_pool
+from reid.model.neck import GeneralizedMean, Neck, average_pool
 from reid.model.resnet import Architecture, Layers
 
 
@@ -39,9 +39,12 @@ class Defence(nn.Module):
         cross: CrossAttention | None,
         *,
         recompute: bool = False,
+        generalized_mean: bool = False,
+        non_local: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = Layers(architecture, last_stride, recompute=recompute)
+        self.layers = Layers(architecture, last_stride, recompute=recompute, non_local=non_local)
+        self.gem = GeneralizedMean() if generalized_mean else None
         self.neck = Neck(architecture.channels(4))
         self.cross = cross
         if cross is not None:
@@ -60,13 +63,17 @@ class Defence(nn.Module):
         its own partner: the form that needs one modality only [A20].
         """
         if self.cross is None:
-            return average_pool(deep, num_frames)
+            return self.pool(deep, num_frames)
         frames = num_frames if self.cross.pair_clips else 1
         partner = (lambda maps: maps) if alone else exchange
         crossed = self.cmca3(shallow, partner(shallow), frames)
         with _statistics(self.layers.layer4, updated=self.cross.update_statistics):
             crossed = self.layers.last(crossed)
-        return average_pool((crossed + self.cmca4(deep, partner(deep), frames)) / 2, num_frames)
+        return self.pool((crossed + self.cmca4(deep, partner(deep), frames)) / 2, num_frames)
+
+    def pool(self, maps: Tensor, num_frames: int) -> Tensor:
+        """GAP of Eq. 8, or GeM in its place: (2B*T, D, H, W) -> (2B, D)."""
+        return average_pool(maps, num_frames, self.gem)
 
 
 @contextmanager

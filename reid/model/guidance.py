@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.model.attention import bottleneck
-from reid.model.neck import Neck
+from reid.model.neck import GeneralizedMean, Neck
 from reid.types import Guide
 
 
@@ -28,8 +28,10 @@ class Guidance(nn.Module):
         num_layers: int = 1,
         reduction: int = 16,
         neck: bool = False,
+        generalized_mean: bool = False,
     ) -> None:
         super().__init__()
+        self.gem = GeneralizedMean() if generalized_mean else None
         self.num_parts = num_parts
         self.kind = kind
         self.motion = nn.LSTM(features, features, num_layers, batch_first=True)
@@ -53,14 +55,15 @@ class Guidance(nn.Module):
         return vector
 
     def stripes(self, maps: Tensor, num_frames: int) -> Tensor:
-        """(B*T, D, H, W) -> (B, T, K, D): means over K horizontal stripes, as PCB cuts a person [A14]."""
+        """(B*T, D, H, W) -> (B, T, K, D): means over K horizontal stripes, as PCB cuts a person [A14], or GeM."""
         rows = maps.shape[2]
         if rows % self.num_parts:
             raise ValueError(
                 f"model.num_parts: {rows} rows of the last feature map do not divide into {self.num_parts} stripes; "
                 "change data.height, model.last_stride or model.num_parts"
             )
-        parts = maps.unflatten(2, (self.num_parts, -1)).mean((3, 4))  # (B*T, D, K)
+        cells = maps.unflatten(2, (self.num_parts, -1))  # (B*T, D, K, H/K, W)
+        parts = cells.mean((3, 4)) if self.gem is None else self.gem(cells)  # (B*T, D, K)
         stripes: Tensor = parts.mT.unflatten(0, (-1, num_frames))
         return stripes
 

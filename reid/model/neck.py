@@ -25,8 +25,27 @@ def classifier(features: int, num_identities: int) -> nn.Linear:
     return linear
 
 
-def average_pool(maps: Tensor, num_frames: int) -> Tensor:
-    """GAP over the frames and cells of each clip: (B*T, D, H, W) -> (B, D), at least in float32 [A23]."""
+class GeneralizedMean(nn.Module):
+    """GeM (Radenovic et al., TPAMI 2019): (mean of x^p)^(1/p), with p learned. p = 1 is the mean of what is positive."""
+
+    def __init__(self, power: float = 3.0) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(power))
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(..., H, W) -> (...), at least in float32. What is not positive counts as almost zero."""
+        precision = torch.promote_types(cells.dtype, torch.float32)
+        powers = cells.to(precision).clamp(min=1e-6) ** self.power
+        mean: Tensor = powers.mean((-2, -1)) ** (1 / self.power)
+        return mean
+
+
+def average_pool(maps: Tensor, num_frames: int, gem: GeneralizedMean | None = None) -> Tensor:
+    """GAP over the frames and cells of each clip: (B*T, D, H, W) -> (B, D), at least in float32 [A23].
+
+    With `gem`, its mean over the cells of a frame, and the average of frames.
+    """
     precision = torch.promote_types(maps.dtype, torch.float32)
-    frames: Tensor = maps.mean((2, 3), dtype=precision).unflatten(0, (-1, num_frames))  # (B, T, D)
-    return frames.mean(1)
+    frames: Tensor = maps.mean((2, 3), dtype=precision) if gem is None else gem(maps)  # (B*T, D)
+    pooled: Tensor = frames.unflatten(0, (-1, num_frames)).mean(1)
+    return pooled

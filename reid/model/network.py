@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from reid.model.attacker import Attacker
 from reid.model.defence import CrossAttention, Defence
 from reid.model.guidance import Guidance
-from reid.model.neck import average_pool, classifier
+from reid.model.neck import classifier
 from reid.model.resnet import ARCHITECTURES, Stem, load_pretrained
 from reid.types import Embedding, Guide, Modality
 
@@ -92,6 +92,8 @@ class Structure:
     num_lstm_layers: int = 1
     gate_reduction: int = 16
     guided_neck: bool = False
+    generalized_mean: bool = False
+    non_local: bool = False
     recompute: bool = False
 
 
@@ -103,7 +105,14 @@ class Network(nn.Module):
         s, architecture = structure, ARCHITECTURES[structure.backbone]
         features = architecture.channels(4)
         self.stem = Stem(architecture)
-        self.defence = Defence(architecture, s.last_stride, s.cross, recompute=s.recompute)
+        self.defence = Defence(
+            architecture,
+            s.last_stride,
+            s.cross,
+            recompute=s.recompute,
+            generalized_mean=s.generalized_mean,
+            non_local=s.non_local,
+        )
         self.defence_classifier = classifier(features, s.num_identities)
         if s.attacker:
             self.attacker = Attacker(
@@ -112,6 +121,7 @@ class Network(nn.Module):
                 s.attention_reduction,
                 separate=s.separate_attention,
                 recompute=s.recompute,
+                non_local=s.non_local,
             )
             self.attack_classifier = classifier(features, s.num_identities)
         if s.guide is not None:
@@ -122,6 +132,7 @@ class Network(nn.Module):
                 num_layers=s.num_lstm_layers,
                 reduction=s.gate_reduction,
                 neck=s.guided_neck,
+                generalized_mean=s.generalized_mean,
             )
             self.guided_classifier = classifier(features * s.num_parts, s.num_identities)
 
@@ -234,7 +245,7 @@ class Network(nn.Module):
         if kind in {Embedding.GUIDED, Embedding.BOTH}:
             vectors.append(self._guided_vector(deep, num_frames))
         if kind in {Embedding.GLOBAL, Embedding.BOTH}:
-            vectors.append(self.defence.neck(average_pool(deep, num_frames)))
+            vectors.append(self.defence.neck(self.defence.pool(deep, num_frames)))
         if kind is Embedding.SELF_ATTENDED:
             vectors.append(self.defence.neck(self.defence.feature(shallow, deep, num_frames, alone=True)))
         precision = self.defence.neck.norm.weight.dtype

@@ -22,6 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from reid.model.attention import NonLocal
+
 # What torch and safetensors raise for a file that is no weights, or damaged.
 UNREADABLE = (EOFError, LookupError, RuntimeError, UnpicklingError, SafetensorError)
 
@@ -61,20 +63,32 @@ class Stem(nn.Module):
 class Layers(nn.Module):
     """layer1 to layer4 of a ResNet, shared by the modalities [A2]; the last one keeps its resolution by default [A3].
 
-    With `recompute`, only the inputs of the blocks are kept for the backward pass, which computes the rest again.
+    With `recompute`, only the inputs of the blocks are kept for the backward pass, which computes the rest again. With
+    `non_local`, a non-local block follows each of the last two blocks of layer2 and the last three of layer3, as in AGW.
     """
 
-    def __init__(self, architecture: Architecture, last_stride: int = 1, *, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        last_stride: int = 1,
+        *,
+        recompute: bool = False,
+        non_local: bool = False,
+    ) -> None:
         super().__init__()
         self.recompute = recompute
         self.layer1 = _layer(architecture, 1, stride=1)
         self.layer2 = _layer(architecture, 2, stride=2)
         self.layer3 = _layer(architecture, 3, stride=2)
         self.layer4 = _layer(architecture, 4, stride=last_stride)
+        self.non_local2 = _non_local(architecture, 2, 2 if non_local else 0)
+        self.non_local3 = _non_local(architecture, 3, 3 if non_local else 0)
 
     def shallow(self, x: Tensor) -> Tensor:
         """E_def3 of Eq. 6: the first three layers."""
-        return self._through(self.layer3, self._through(self.layer2, self._through(self.layer1, x)))
+        x = self._through(self.layer1, x)
+        x = self._through(self.layer2, x, self.non_local2)
+        return self._through(self.layer3, x, self.non_local3)
 
     def last(self, x: Tensor) -> Tensor:
         """ConLa4 of Eq. 7: the fourth layer [A12]."""
@@ -84,15 +98,25 @@ class Layers(nn.Module):
         """(N, C, H, W) -> (N, D, H/4, W/4) at the default stride."""
         return self.last(self.shallow(x))
 
-    def _through(self, layer: nn.Sequential, x: Tensor) -> Tensor:
-        if not (self.recompute and torch.is_grad_enabled()):
+    def _through(self, layer: nn.Sequential, x: Tensor, attentions: nn.ModuleList | None = None) -> Tensor:
+        """The blocks of a layer, each of the last followed by one of `attentions`."""
+        recomputes = self.recompute and torch.is_grad_enabled()
+        if not recomputes and not attentions:
             maps: Tensor = layer(x)
             return maps
-        for block in layer:
-            x = checkpoint(
-                block, x, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_twice, block)
-            )
+        first = len(layer) - len(attentions or ())
+        for place, block in enumerate(layer):
+            x = _recomputed(block, x) if recomputes else block(x)
+            if attentions and place >= first:
+                x = attentions[place - first](x)
         return x
+
+
+def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    maps: Tensor = checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_twice, block)
+    )
+    return maps
 
 
 def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -148,6 +172,12 @@ def _layer(architecture: Architecture, number: int, stride: int) -> nn.Sequentia
     return layer
 
 
+def _non_local(architecture: Architecture, number: int, count: int) -> nn.ModuleList:
+    """Non-local blocks for the last `count` blocks of a layer, or for all if it has fewer."""
+    count = min(count, architecture.depths[number - 1])
+    return nn.ModuleList(NonLocal(architecture.channels(number)) for _ in range(count))
+
+
 def pretrained(source: str, backbone: str) -> dict[str, Tensor] | None:
     """Weights of a whole ResNet by torchvision's names.
 
@@ -201,7 +231,10 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 
 
 def load_pretrained(weights: Mapping[str, Tensor], stem: Stem, *trunks: Layers) -> None:
-    """Copy a ResNet's weights into both stems and every trunk. Raises ValueError naming what is missing or misshapen."""
+    """Copy a ResNet's weights into both stems and every trunk, whose non-local blocks stay as they are.
+
+    Raises ValueError naming what is missing or misshapen.
+    """
     stems = {name: value for name, value in weights.items() if name.startswith(("conv1.", "bn1."))}
     layers = {name: value for name, value in weights.items() if name.startswith("layer")}
     for module, part in [
@@ -209,7 +242,8 @@ def load_pretrained(weights: Mapping[str, Tensor], stem: Stem, *trunks: Layers) 
         (stem.infrared, stems),
         *((trunk, layers) for trunk in trunks),
     ]:
+        fresh = {name: value for name, value in module.state_dict().items() if name.startswith("non_local")}
         try:
-            module.load_state_dict(part)
+            module.load_state_dict(part | fresh)
         except RuntimeError as error:
             raise ValueError(f"model.weights do not fit the backbone: {error}") from error
