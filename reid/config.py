@@ -8,6 +8,7 @@ paper that the README lists.
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -74,6 +75,10 @@ class Data(_Section):
     """Probability of a horizontal flip."""
     grey: float = Field(0.0, ge=0, le=1)
     """Probability that a visible clip is turned grey by a random mixture of its channels. Not in the paper."""
+    channel_exchange: float = Field(0.0, ge=0, le=1)
+    """Probability that one channel of a visible clip takes the place of all three (Ye et al. 2021). Not in the paper."""
+    channel_erasing: float = Field(0.0, ge=0, le=1)
+    """Probability that a rectangle of a clip is painted with the mean of each channel (Ye et al. 2021). Not in the paper."""
     augment_per_frame: bool = False
     """Draw the augmentation for each frame instead of once a clip [A32]."""
     num_workers: int = Field(4, ge=0)
@@ -109,6 +114,10 @@ class Model(_Section):
     """Bottleneck of the two linear maps of Eq. 12 [A17]."""
     guided_neck: bool = False
     """A BN neck before W_se [A19]."""
+    pooling: Literal["average", "gem"] = "average"
+    """Over the cells of a frame and of its stripes; `gem` learns an exponent, 3 at first (GeM). Not in the paper."""
+    non_local: bool = False
+    """Attention within a frame after the last blocks of layer2 and layer3, as in AGW (Ye et al. 2022). Not in the paper."""
 
 
 class Objective(_Section):
@@ -143,12 +152,16 @@ class Optimizer(_Section):
     """Weight decay; a part that rests in an update does not decay in it."""
     warmup_epochs: float = Field(10, ge=0)
     """Epochs of linear warm-up."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """After the warm-up: `steps` at the milestones, or `cosine` down to 0 at the end of the run. The latter not in the paper."""
     milestones: tuple[float, ...] = (35, 80)
-    """Epochs at which the rate is multiplied by `decay` [A30]."""
+    """Epochs at which the rate is multiplied by `decay` [A30]; `cosine` has none."""
     decay: float = Field(0.1, gt=0, le=1)
     """Factor at each milestone."""
     clip_norm: float | None = Field(None, gt=0)
     """Longest gradient of an update, all its weights together; longer ones are shortened to it. Not in the paper."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Evaluate an exponential moving average of the weights, which keeps so much of itself a step. Not in the paper."""
     scale_with_batch: bool = True
     """Multiply both rates by the clips of the global batch over the paper's 32 [A35]."""
 
@@ -281,14 +294,18 @@ class Config(_Section):
 
     def rate(self, step: int) -> float:
         """What the peak learning rates are multiplied by in iteration `step` [A30]."""
-        epochs = step / self.schedule.epoch_iterations
-        warmup = self.optimizer.warmup_epochs
-        rising = min(1.0, (step + 1) / (warmup * self.schedule.epoch_iterations)) if warmup else 1.0
-        passed = sum(epochs >= milestone for milestone in self.optimizer.milestones)
+        warmup = self.optimizer.warmup_epochs * self.schedule.epoch_iterations
+        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
         clips = 2 * self.data.num_identities * self.data.num_tracklets
-        return (
-            rising * self.optimizer.decay**passed * (clips / 32 if self.optimizer.scale_with_batch else 1.0)
-        )
+        return rising * self._falling(step, warmup) * (clips / 32 if self.optimizer.scale_with_batch else 1.0)
+
+    def _falling(self, step: int, warmup: float) -> float:
+        """What is left of the peak in iteration `step`, after `warmup` iterations."""
+        if self.optimizer.schedule == "cosine":
+            passed = max(0.0, step - warmup) / max(1.0, self.num_steps - warmup)
+            return (1 + math.cos(math.pi * passed)) / 2
+        epochs = step / self.schedule.epoch_iterations
+        return self.optimizer.decay ** sum(epochs >= milestone for milestone in self.optimizer.milestones)
 
     @property
     def triplet_distance(self) -> Distance:

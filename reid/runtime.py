@@ -104,12 +104,16 @@ class Runtime:
         """What `make` makes on the leading process, what `silent` makes on the others."""
         return make() if self.leads else silent()
 
+    def place(self, network: nn.Module) -> None:
+        """In place: on the device, in the precision of its weights, channels last."""
+        network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network as it is trained: on the device, with autocast, synchronised over processes.
 
         `network` itself is changed in place and stays the module that owns the parameters.
         """
-        network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.place(network)
         if self.world > 1:
             if self.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from reid.config import Config
+from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan
-from reid.data.clips import Augmentation, ClipShape
+from reid.data.clips import ClipShape
 from reid.data.manifest import Manifest
 from reid.evaluation.retrieval import Protocol
 from reid.model.defence import CrossAttention
@@ -37,6 +38,8 @@ def network(config: Config, num_identities: int) -> Network:
             num_lstm_layers=model.num_lstm_layers,
             gate_reduction=model.gate_reduction,
             guided_neck=model.guided_neck,
+            generalized_mean=model.pooling == "gem",
+            non_local=model.non_local,
             recompute=config.engine.activation_checkpointing,
         )
     )
@@ -96,6 +99,8 @@ def augmentation(config: Config) -> Augmentation:
         padding=config.data.padding,
         flip_probability=config.data.flip,
         grey_probability=config.data.grey,
+        exchange_probability=config.data.channel_exchange,
+        erasing_probability=config.data.channel_erasing,
         per_frame=config.data.augment_per_frame,
     )
 

@@ -1,6 +1,6 @@
 """Checkpoints: published whole or not at all, verified when read, free of pickles.
 
-    Snapshot -> FOLDER/.partial-<step>-<pid>/  weights.safetensors  momentum.safetensors  state.json
+    Snapshot -> FOLDER/.partial-<step>-<pid>/  weights.safetensors  momentum.safetensors  [average.safetensors]  state.json
              -> contents.json: size and SHA-256 of each file, written last
              -> rename to FOLDER/step-<step>/, after everything is on the disk
 
@@ -26,6 +26,7 @@ FORMAT = 1
 PREFIX, PARTIAL = "step-", ".partial-"
 WEIGHTS, MOMENTUM, STATE = "weights.safetensors", "momentum.safetensors", "state.json"
 CONTENTS = "contents.json"
+AVERAGE = "average.safetensors"  # of runs that keep one
 FILES = (WEIGHTS, MOMENTUM, STATE)
 
 log = logging.getLogger(__name__)
@@ -40,24 +41,31 @@ class Snapshot:
     """All that a run is after `step` iterations.
 
     `weights` are parameters and buffers, `momentum` the optimizer's memory, both by the names of the network's state
-    dict. `state` holds JSON types: the configuration, the data set, generators, meters, scores.
+    dict. `state` holds JSON types: the configuration, the data set, generators, meters, scores. `average` is the moving
+    average of `weights`, empty in a run that keeps none.
     """
 
     step: int
     weights: dict[str, Tensor]
     momentum: dict[str, Tensor]
     state: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def evaluated(self) -> dict[str, Tensor]:
+        """The weights that are scored, and worth starting from: the average, where there is one."""
+        return self.average or self.weights
 
     def copied(self) -> "Snapshot":
         """The same in memory of its own, on the CPU: training goes on without changing it."""
-        weights, momentum = (
+        weights, momentum, average = (
             {
                 name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
                 for name, tensor in part.items()
             }
-            for part in (self.weights, self.momentum)
+            for part in (self.weights, self.momentum, self.average)
         )
-        return Snapshot(self.step, weights, momentum, self.state)
+        return Snapshot(self.step, weights, momentum, self.state, average)
 
 
 def publish(folder: Path, snapshot: Snapshot) -> Path:
@@ -76,9 +84,12 @@ def publish(folder: Path, snapshot: Snapshot) -> Path:
         partial.mkdir()
         _write(partial / WEIGHTS, snapshot.weights)
         _write(partial / MOMENTUM, snapshot.momentum)
+        if snapshot.average:
+            _write(partial / AVERAGE, snapshot.average)
         state = {"format": FORMAT, "step": snapshot.step, **snapshot.state}
         (partial / STATE).write_text(json.dumps(state, indent=1))
-        contents = {name: _measure(partial / name) for name in FILES}
+        written = (name for name in (*FILES, AVERAGE) if (partial / name).exists())
+        contents = {name: _measure(partial / name) for name in written}
         (partial / CONTENTS).write_text(json.dumps(contents, indent=1))
         for path in (*partial.iterdir(), partial):
             _sync(path)
@@ -101,7 +112,7 @@ def verify(checkpoint: Path) -> None:
         contents = json.loads((checkpoint / CONTENTS).read_text())
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"{checkpoint / CONTENTS}: cannot be read ({error})") from error
-    if not isinstance(contents, dict) or set(contents) != set(FILES):
+    if not isinstance(contents, dict) or set(contents) - {AVERAGE} != set(FILES):
         raise DamagedCheckpointError(
             f"{checkpoint / CONTENTS}: expected the files {FILES}, found {contents!r}"
         )
@@ -127,7 +138,10 @@ def load(checkpoint: Path, *, verified: bool = False) -> Snapshot:
             f"{checkpoint}: this version reads checkpoints of format {FORMAT}; use the version that wrote it"
         )
     step = state.pop("step")
-    return Snapshot(step, load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTUM), state)
+    weights, momentum = (load_file(checkpoint / name) for name in (WEIGHTS, MOMENTUM))
+    has_average = AVERAGE in json.loads((checkpoint / CONTENTS).read_text())
+    average = load_file(checkpoint / AVERAGE) if has_average else {}
+    return Snapshot(step, weights, momentum, state, average)
 
 
 def newest(folder: Path) -> Path | None:
@@ -193,7 +207,9 @@ def _sync(path: Path) -> None:
 
 def _require_space(folder: Path, snapshot: Snapshot) -> None:
     needed = sum(
-        t.numel() * t.element_size() for part in (snapshot.weights, snapshot.momentum) for t in part.values()
+        tensor.numel() * tensor.element_size()
+        for part in (snapshot.weights, snapshot.momentum, snapshot.average)
+        for tensor in part.values()
     )
     free = shutil.disk_usage(folder).free
     if free < needed + 2**20:

@@ -4,7 +4,8 @@
 
 `step` counts finished iterations and is the only position: epoch, stage, learning rate and the tracklets of a batch are
 functions of it. What a run is, beside its configuration, is the `Snapshot` that `Engine.snapshot` takes and
-`Engine.restore` puts back, in this order: weights and buffers, momentum, scalers, meters, quarantine, generators, step.
+`Engine.restore` puts back, in this order: weights and buffers, their average, momentum, scalers, meters, quarantine,
+generators, step.
 
 All processes hear of a request to stop in the same place, between two steps or two rounds of an evaluation. An evaluation
 that was broken off is due in the checkpoint, and the first thing that the continued run does.
@@ -32,6 +33,7 @@ from reid.signals import Stopped
 from reid.tracking import names
 from reid.tracking.tracker import Tracker
 from reid.training import build, checkpoint
+from reid.training.average import Average
 from reid.training.checkpoint import Snapshot
 from reid.training.compilation import compile_blocks
 from reid.training.curves import curves
@@ -69,6 +71,8 @@ class Engine:
         self.folder = folder
         self.step = 0
         self.network = build.network(config, manifest.num_identities)
+        decay = config.optimizer.ema_decay
+        self.average = None if decay is None else Average(self.network, decay, runtime)
         self.model = runtime.prepare(self.network)
         if config.engine.compile:
             compile_blocks(self.network)
@@ -90,7 +94,7 @@ class Engine:
         self.meters = Meters()
         self.quarantine = Quarantine(config.data.quarantine_frames)
         self.evaluator = Evaluator(
-            self.network,
+            self.network if self.average is None else self.average.network,
             manifest,
             build.protocol(config),
             runtime,
@@ -212,6 +216,8 @@ class Engine:
         for group in self.stages[self.config.stage(self.step)].groups:
             measured = self.updater.apply(group, visible, infrared, identity)
             self.meters.add(group.name, measured, self.step + 1)
+        if self.average is not None:
+            self.average.update(self.network, self.step)
         self.step += 1
 
     def _log(self, progress: Progress) -> None:
@@ -239,7 +245,7 @@ class Engine:
         return {names.Metric.QUARANTINED_FRAMES: len(self.quarantine)}
 
     def evaluate(self) -> Evaluation:
-        """Score the network as it is, log the scores and write them to the run's folder."""
+        """Score the network as it is, or its average if it has one, log the scores and write them to the run's folder."""
         began = time.monotonic()
         self._evaluation_is_due = True
         evaluation = self.evaluator.evaluate()
@@ -276,7 +282,8 @@ class Engine:
             "evaluation_is_due": self._evaluation_is_due,
             "processes": processes,
         }
-        return Snapshot(self.step, self.network.state_dict(), momentum, state)
+        average = {} if self.average is None else self.average.network.state_dict()
+        return Snapshot(self.step, self.network.state_dict(), momentum, state, average)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become the run that `snapshot` was taken of, with any number of processes.
@@ -285,6 +292,8 @@ class Engine:
         """
         self._require_same_network(snapshot)
         self.network.load_state_dict(snapshot.weights)
+        if self.average is not None:  # it begins with the weights in a run that had none so far
+            self.average.network.load_state_dict(snapshot.evaluated)
         for name, parameter in self.network.named_parameters():
             if name in snapshot.momentum:
                 memory = torch.empty_like(parameter).copy_(snapshot.momentum[name])

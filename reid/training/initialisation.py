@@ -2,7 +2,7 @@
 
     path -> pinned: one checkpoint -> fitting: what the network takes of it -> start: loaded, and what stays fresh told
 
-Momentum, step and meters begin anew. A run that continues has its own weights, and needs those it began with no more.
+Of a run that keeps an average of its weights, the average. Momentum, step and meters begin anew. A run that continues has its own weights, and needs those it began with no more.
 """
 
 import logging
@@ -30,12 +30,12 @@ def require_fitting(path: Path, network: Network) -> None:
     """Raises ValueError if there is no checkpoint at `path`, or one of another structure than `network` has."""
     if checkpoint.at(path) != path:
         raise ValueError(f"init: {path} is neither a checkpoint nor the folder of a run with a valid one")
-    fitting(checkpoint.load(path).weights, network, path)
+    fitting(checkpoint.load(path).evaluated, network, path)
 
 
 def start(path: Path, network: Network) -> str:
     """Give `network` the weights of the checkpoint at `path`. Returns its digest."""
-    weights = fitting(checkpoint.load(path).weights, network, path)
+    weights = fitting(checkpoint.load(path).evaluated, network, path)
     network.load_state_dict(weights, strict=False)
     digest = checkpoint.digest(path)
     log.info("starting from the weights of %s (sha256 %s)", path, digest[:12])

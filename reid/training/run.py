@@ -190,7 +190,7 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
     runtime = _runtime(config)
     try:
         network = build.network(config, snapshot.state["num_identities"])
-        network.load_state_dict(snapshot.weights)
+        network.load_state_dict(snapshot.evaluated)
         runtime.prepare(network)
         protocol = build.protocol(config)
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)

@@ -25,8 +25,10 @@ OTHER = {
     "resnet50": "thin",
     "algorithm1": "joint",
     "auto": "both",
+    "average": "gem",
     "bf16": "fp32",
     "global": "local",
+    "steps": "cosine",
 }
 
 
@@ -47,6 +49,7 @@ def other_value(key: str, value: Any) -> Any:
         "objective.triplet": "euclidean",
         "optimizer.milestones": [5.0, 6.5],
         "optimizer.clip_norm": 2.5,
+        "optimizer.ema_decay": 0.99,
         "engine.device": "cpu",
         "tracking.run_name": "a name",
         "tracking.uri": "offline",
