@@ -20,10 +20,16 @@ Arguments = TypeVar("Arguments")
 
 def starting_point(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     """The configuration that --config names, or the paper's, and the arguments left."""
+    file, rest = named_file(arguments)
+    return configuration.from_yaml(file) if file else Config(), rest
+
+
+def named_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The file that --config names, and the arguments left."""
     parser = argparse.ArgumentParser(prog="reid", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     found, rest = parser.parse_known_args(arguments)
-    return configuration.from_yaml(found.config) if found.config else Config(), rest
+    return found.config, rest
 
 
 def named_run(arguments: Sequence[str]) -> Path | None:

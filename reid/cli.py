@@ -19,6 +19,8 @@ from reid.types import ToldElsewhereError
 COMMANDS = {
     "train": "train a network, alone or under `accelerate launch`",
     "evaluate": "score a checkpoint in both directions",
+    "ablate": "train the rows of Table 1, several seeds each, and write the table",
+    "sweep": "train the points of Fig. 8, several seeds each, and draw the curves",
     "runs": "list, show, compare, gather, send and close runs",
     "report": "pictures, tables and a page of one run, or of several side by side",
     "doctor": "look for what would make a run fail, or be slow, before it is started",

@@ -1,10 +1,12 @@
 """What several commands print."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from reid.doctor.checkup import Numbered
+    from reid.report.tables import Table
     from reid.training.run import Scored
 
 
@@ -18,6 +20,16 @@ def scores(scored: "Scored", *, as_json: bool = False) -> None:
         print(json.dumps({**found, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
     else:
         Console().print(tables.results(scored.evaluation.results, **scored.labels).terminal())
+
+
+def tables(given: "Iterable[Table]", kind: Literal["terminal", "markdown", "latex"]) -> None:
+    from rich.console import Console
+
+    for table in given:
+        if kind == "terminal":
+            Console().print(table.terminal())
+        else:
+            print(table.markdown() if kind == "markdown" else table.latex())
 
 
 def findings(found: "list[Numbered]") -> None:

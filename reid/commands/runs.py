@@ -10,6 +10,7 @@ import tyro
 
 from reid import config as configuration
 from reid.arguments import parse
+from reid.commands import printing
 
 if TYPE_CHECKING:
     from reid.tracking.runs import Summary
@@ -90,8 +91,6 @@ def _gather(found: list[Path]) -> None:
 
 
 def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
-    from rich.console import Console
-
     from reid.report import comparison
     from reid.types import Direction
 
@@ -105,9 +104,5 @@ def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
         tables, records = list(map(comparison.details, summaries)), comparison.as_records(summaries)
     if chosen.format == "json":
         print(json.dumps(records, indent=2))
-        return
-    for table in tables:
-        if chosen.format == "terminal":
-            Console().print(table.terminal())
-        else:
-            print(table.markdown() if chosen.format == "markdown" else table.latex())
+    else:
+        printing.tables(tables, chosen.format)

@@ -105,6 +105,15 @@ class Experiment(_Part):
         return tuple(row for row in self.every_row if row.name in names)
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file holds rows or curves, and so an experiment rather than a configuration."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False  # who reads it as the one or the other tells what is wrong with it
+    return isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"})
+
+
 def from_yaml(path: Path) -> Experiment:
     """Read an experiment. Raises ConfigError naming the file and every mistake in it."""
     try:

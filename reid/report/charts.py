@@ -4,6 +4,7 @@
     distances of pairs          -> distance_histograms   how far positives and negatives stand apart
     points in the plane         -> embedding_maps        who lies beside whom, and which light beside which
     points of a journal         -> training_curves       how the run went, stage by stage
+    scores by a number          -> swept_curves          what a key of the configuration does to retrieval
 
 Scores are fractions, and percent where they are shown.
 """
@@ -37,6 +38,16 @@ class Map(NamedTuple):
     points: Numbers  # (N, 2)
     identity: NDArray[np.integer]  # (N,)
     is_visible: NDArray[np.bool_]  # (N,)
+
+
+class Swept(NamedTuple):
+    """A number of the configuration and V values of it, ascending; scores by their name: mean and deviation, NaN if unknown."""
+
+    label: str
+    values: Numbers  # (V,)
+    scores: Mapping[str, tuple[Numbers, Numbers]]  # (V,), (V,)
+    chosen: float | None
+    """The value of the paper."""
 
 
 def cmc_curves(
@@ -163,6 +174,38 @@ def training_curves(series: Series, *, synthetic: bool, title: str, stages: Sequ
     for axes in (rate, speed):
         axes.set_xlabel("step")
     return figure
+
+
+def swept_curves(swept: Sequence[Swept], *, title: str, synthetic: bool) -> Figure:
+    """Rank-1 and mAP against each number: a column a number, a row a direction; bands are deviations over seeds."""
+    figure = Figure(figsize=(1 + 3.1 * len(swept), 5.6), layout="constrained")
+    figure.suptitle(labelled(title, synthetic))
+    grid = figure.subplots(2, len(swept), sharex="col", sharey="row", squeeze=False)
+    for row, direction in zip(grid, Direction, strict=True):
+        for axes, found in zip(row, swept, strict=True):
+            _draw_swept(axes, found, direction)
+        row[0].set_ylabel(title_of(direction))
+        row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for axes, found in zip(grid[-1], swept, strict=True):
+        axes.set_xlabel(found.label)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_swept(axes: Axes, found: Swept, direction: Direction) -> None:
+    for color, label, score in (
+        (LINES[0], "Rank-1", names.first_rank(direction)),
+        (LINES[1], "mAP", names.mean_average_precision(direction)),
+    ):
+        mean, deviation = found.scores[score]
+        axes.plot(found.values, mean, color=color, marker="o", ms=3, label=label)
+        axes.fill_between(found.values, mean - deviation, mean + deviation, color=color, alpha=0.2, lw=0)
+    if found.chosen is not None:
+        axes.axvline(found.chosen, color=QUIET, lw=1, ls="--", label="the paper's choice")
+    axes.set_xscale("log")
+    axes.set_xticks(found.values, [f"{value:g}" for value in found.values])
+    axes.minorticks_off()
 
 
 def _rank1(direction: Direction) -> str:

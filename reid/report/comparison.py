@@ -5,6 +5,7 @@
           -> Comparison -> differences in what they differ: a row for each value, and who has it
                         -> scores      means and deviations of runs that differ in nothing but their seed
           -> as_records                the same as numbers, for JSON
+groups of [Summary] -> score_table     the scores of groups that somebody else has made
 """
 
 import statistics
@@ -46,7 +47,7 @@ def listing(runs: Sequence[Summary]) -> Table:
         for run in sorted(runs, key=lambda run: run.started)
     ]
     note = "R1: Rank-1 infrared to visible (I-V) and visible to infrared (V-I); mAP: mean of both directions; percent."
-    return Table(labelled("Runs", any(map(_is_synthetic, runs))), columns, tuple(rows), (note,))
+    return Table(labelled("Runs", any(map(is_synthetic, runs))), columns, tuple(rows), (note,))
 
 
 def details(run: Summary) -> Table:
@@ -61,7 +62,17 @@ def details(run: Summary) -> Table:
         *((key, value) for key, value in sorted(run.tags.items()) if key not in INTERNAL_TAGS),
         *((key, f"{value:.6g}") for key, value in sorted(run.metrics.items())),
     ]
-    return Table(labelled(run.name, _is_synthetic(run)), ("", _here(run.folder)), tuple(rows))
+    return Table(labelled(run.name, is_synthetic(run)), ("", _here(run.folder)), tuple(rows))
+
+
+def headline(run: Summary) -> str:
+    """The scores to remember of a run, in a few words; nothing where it has none."""
+    found = {
+        "Rank-1 I-V": names.first_rank(Direction.INFRARED_TO_VISIBLE),
+        "V-I": names.first_rank(Direction.VISIBLE_TO_INFRARED),
+        "mean mAP": names.Metric.MEAN_MAP,
+    }
+    return ", ".join(f"{label} {_score(run, key)}" for label, key in found.items() if key in run.metrics)
 
 
 def as_records(runs: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -101,24 +112,7 @@ class Comparison:
 
     def scores(self, direction: Direction) -> Table:
         """Scores of a direction in percent: mean and sample deviation over the seeds of otherwise equal runs."""
-        columns = {
-            **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
-            "mAP": names.mean_average_precision(direction),
-            "mINP": names.mean_inverse_penalty(direction),
-        }
-        rows = [
-            (
-                label,
-                str(len(_finished(members))),
-                *(_mean_and_deviation(_values(members, key)) for key in columns.values()),
-            )
-            for label, members in self.groups.items()
-        ]
-        notes = ["Percent: mean (sample deviation over seeds) of the last evaluation of each finished run."]
-        if unfinished := [run.name for run in self._runs if run.status != Status.FINISHED]:
-            notes.append(f"Not finished, and left out: {', '.join(unfinished)}.")
-        title = labelled(title_of(direction), any(map(_is_synthetic, self._runs)))
-        return Table(title, ("", "seeds", *columns), tuple(rows), tuple(notes))
+        return score_table(self.groups, direction)
 
     def description(self) -> str:
         """Scores of both directions in Markdown, for the head of a parent."""
@@ -126,22 +120,7 @@ class Comparison:
 
     def as_records(self) -> list[dict[str, Any]]:
         """The groups as plain values: means and deviations as fractions, and the runs."""
-        return [
-            {
-                "group": label,
-                "num_finished": len(_finished(members)),
-                "mean": {
-                    key: statistics.fmean(found) for key in names.SCORES if (found := _values(members, key))
-                },
-                "deviation": {
-                    key: statistics.stdev(found)
-                    for key in names.SCORES
-                    if len(found := _values(members, key)) > 1
-                },
-                "runs": as_records(members),
-            }
-            for label, members in self.groups.items()
-        ]
+        return [score_record(label, members) for label, members in self.groups.items()]
 
     def _named_groups(self) -> dict[str, list[Summary]]:
         """Groups under what tells each from the others."""
@@ -163,6 +142,66 @@ class Comparison:
             having = [run.name for run in members if run in runs]
             words += [f"{label} ({len(members)})"] if 1 < len(having) == len(members) else having
         return ", ".join(words)
+
+
+def score_table(
+    groups: Mapping[str, Sequence[Summary]],
+    direction: Direction,
+    references: Mapping[str, Sequence[float]] | None = None,
+    *,
+    before: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """A row a group of runs that differ in nothing but their seed, in percent: mean and sample deviation.
+
+    `references` are numbers of the paper for some groups, each a faint row below its group: Rank-1, 5, 10, 20 and mAP in
+    percent, as printed there. `before` begins the title.
+    """
+    columns = {
+        **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
+        "mAP": names.mean_average_precision(direction),
+        "mINP": names.mean_inverse_penalty(direction),
+    }
+    rows: list[tuple[str, ...]] = []
+    faint = set()
+    for label, members in groups.items():
+        found = (mean_and_deviation(members, key) for key in columns.values())
+        rows.append((label, str(len(_finished(members))), *(_mean_and_deviation(*each) for each in found)))
+        if references and label in references:
+            faint.add(len(rows))
+            rows.append(("  the paper", NOTHING, *(f"{number:.2f}" for number in references[label]), NOTHING))
+    runs = {run.folder: run for members in groups.values() for run in members}.values()
+    said = [
+        "Percent: mean (sample deviation over seeds) of the last evaluation of each finished run.",
+        *notes,
+    ]
+    if unfinished := [run.name for run in runs if run.status != Status.FINISHED]:
+        said.append(f"Not finished, and left out: {', '.join(unfinished)}.")
+    title = labelled(f"{before}{title_of(direction)}", any(map(is_synthetic, runs)))
+    return Table(title, ("", "seeds", *columns), tuple(rows), tuple(said), frozenset(faint))
+
+
+def score_record(label: str, members: Sequence[Summary]) -> dict[str, Any]:
+    """A group as plain values: means and deviations as fractions, and the runs."""
+    found = {key: mean_and_deviation(members, key) for key in names.SCORES}
+    return {
+        "group": label,
+        "num_finished": len(_finished(members)),
+        "mean": {key: mean for key, (mean, _) in found.items() if mean is not None},
+        "deviation": {key: deviation for key, (_, deviation) in found.items() if deviation is not None},
+        "runs": as_records(members),
+    }
+
+
+def mean_and_deviation(runs: Sequence[Summary], key: str) -> tuple[float | None, float | None]:
+    """Mean and sample deviation of a score over the runs that have finished, as fractions; None where there is none."""
+    values = [run.metrics[key] for run in _finished(runs) if key in run.metrics]
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def is_synthetic(run: Summary) -> bool:
+    return run.tags.get(names.Tag.SYNTHETIC) == "True"
 
 
 def _facts(run: Summary) -> dict[str, str]:
@@ -194,15 +233,10 @@ def _finished(runs: Sequence[Summary]) -> list[Summary]:
     return [run for run in runs if run.status == Status.FINISHED]
 
 
-def _values(runs: Sequence[Summary], key: str) -> list[float]:
-    return [run.metrics[key] for run in _finished(runs) if key in run.metrics]
-
-
-def _mean_and_deviation(values: Sequence[float]) -> str:
-    if not values:
+def _mean_and_deviation(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
         return NOTHING
-    mean = percent(statistics.fmean(values))
-    return f"{mean} ({percent(statistics.stdev(values))})" if len(values) > 1 else mean
+    return percent(mean) if deviation is None else f"{percent(mean)} ({percent(deviation)})"
 
 
 def _score(run: Summary, key: str) -> str:
@@ -211,10 +245,6 @@ def _score(run: Summary, key: str) -> str:
 
 def _is_parent(run: Summary) -> bool:
     return names.Tag.CHILDREN in run.tags
-
-
-def _is_synthetic(run: Summary) -> bool:
-    return run.tags.get(names.Tag.SYNTHETIC) == "True"
 
 
 def _here(folder: Path) -> str:

@@ -20,7 +20,7 @@ from reid.tracking.names import RANKS
 from reid.types import Direction
 
 SCORES = {**{f"rank{k}": f"Rank-{k}" for k in RANKS}, "map": "mAP", "minp": "mINP"}
-SHORT_CELL = 12  # characters; a column with a longer cell may wrap in a terminal
+SHORT_CELL = 12  # characters; a column with a longer cell may break its words in a terminal
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -53,12 +53,12 @@ class Table:
         )
         for i, column in enumerate(self.columns):
             is_short = all(len(row[i]) <= SHORT_CELL for row in self.rows)
+            words = [word for row in self.rows for word in row[i].split()]
             table.add_column(
                 escape(column),
                 justify="right" if i and is_short else "left",
-                no_wrap=is_short,
                 overflow="fold",
-                min_width=len(column) if is_short else None,
+                min_width=max(len(column), *map(len, words), 0) if is_short else SHORT_CELL,
             )
         for i, row in enumerate(self.rows):
             cells = self._marked(i, [escape(cell) for cell in row], "[bold]", "[/bold]")
