@@ -3,18 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reid import config as configuration
 from reid import terminal
 from reid.arguments import parse
 from reid.commands import printing
-from reid.types import Embedding
+from reid.types import Embedding, Goal
+
+if TYPE_CHECKING:
+    from reid.evaluation.robustness import Trials
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Score a checkpoint in both directions."""
+    """Score a checkpoint in both directions.
+
+    With --corruptions or --attack, the asking side is disturbed, and the scores stand beside the clean ones.
+    """
 
     checkpoint: Path
     """A checkpoint, or the folder of a run: then its newest valid checkpoint."""
@@ -28,6 +34,20 @@ class EvaluateArguments:
     """Compare the mean of all clips of a tracklet instead of one."""
     rerank: bool = False
     """Order answers by k-reciprocal re-ranking instead of by cosine."""
+    corruptions: bool = False
+    """Score eight corruptions of the queries, each in five severities, beside the clean queries."""
+    attack: bool = False
+    """Score queries under attack beside clean ones: by changed pixels, and by the attack branch of the variants with ASAM."""
+    epsilon: float = 4.0
+    """Of --attack: how far each pixel may be changed, in 1/255."""
+    attack_steps: int = 10
+    """Of --attack: steps of the gradient descent."""
+    step_size: float = 1.0
+    """Of --attack: how far a pixel is changed in one step, in 1/255."""
+    attack_goal: Goal = Goal.MATCH
+    """Of --attack: what embeddings are led away from: the right answers, the query's own clean embedding, or both."""
+    trial_seed: int = 0
+    """Of --corruptions and --attack: what is drawn at random follows from it and from the tracklet."""
     num_workers: int | None = None
     """Worker processes that read and decode, if not as many as in training."""
     device: Literal["auto", "cpu"] | None = None
@@ -41,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     from reid.training.run import evaluate as run_evaluation
     from reid.training.run import read_checkpoint
 
+    trials = _trials(chosen)
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
     changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
@@ -51,7 +72,24 @@ def main(arguments: Sequence[str]) -> int:
         },
         "engine": {"device": chosen.device},
     }
-    scored = run_evaluation(path, configuration.changed(config, changes), snapshot)
+    scored = run_evaluation(path, configuration.changed(config, changes), snapshot, trials)
     if terminal.speaks():
         printing.scores(scored, as_json=chosen.json)
     return 0
+
+
+def _trials(chosen: EvaluateArguments) -> "Trials | None":
+    """What the queries are put through, if anything. Raises ValueError for options of an attack that nobody asked for."""
+    from reid.evaluation.attack import MetricAttack
+    from reid.evaluation.robustness import Trials
+
+    attack = MetricAttack(
+        chosen.epsilon, chosen.attack_steps, chosen.step_size, chosen.attack_goal, chosen.trial_seed
+    )
+    if not chosen.attack and attack != MetricAttack(seed=chosen.trial_seed):
+        raise ValueError(
+            "--epsilon, --attack-steps, --step-size and --attack-goal are for --attack, which is missing"
+        )
+    if not (chosen.attack or chosen.corruptions):
+        return None
+    return Trials(chosen.corruptions, attack if chosen.attack else None, chosen.trial_seed)

@@ -11,15 +11,24 @@ if TYPE_CHECKING:
 
 
 def scores(scored: "Scored", *, as_json: bool = False) -> None:
+    """Clean scores, and where queries were disturbed, scores that say so in every title and key."""
     from rich.console import Console
 
-    from reid.report import tables
+    from reid.report import robustness
+    from reid.report import tables as clean
 
+    results, found = scored.evaluation.results, scored.robustness
     if as_json:
-        found = tables.as_numbers(scored.evaluation.results, **scored.labels)
-        print(json.dumps({**found, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
-    else:
-        Console().print(tables.results(scored.evaluation.results, **scored.labels).terminal())
+        numbers = clean.as_numbers(results, **scored.labels)
+        if found is not None:
+            numbers = robustness.as_numbers(found, numbers)
+        print(json.dumps({**numbers, "checkpoint": str(scored.checkpoint), "step": scored.step}, indent=2))
+        return
+    shown = [clean.results(results, **scored.labels)]
+    if found is not None:
+        shown += robustness.results(found, results, **scored.labels)
+    for table in shown:
+        Console().print(table.terminal())
 
 
 def tables(given: "Iterable[Table]", kind: Literal["terminal", "markdown", "latex"]) -> None:

@@ -15,6 +15,7 @@ from reid.config import Config, ConfigError
 from reid.data.dataset import open_dataset
 from reid.data.manifest import Manifest
 from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
+from reid.evaluation.robustness import Robustness, Trials, examine, require_plain
 from reid.model.resnet import pretrained
 from reid.runtime import Runtime
 from reid.signals import MARKER, Stopped
@@ -32,12 +33,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores and all that is printed beside them."""
+    """Scores and all that is printed beside them. `robustness` is there where trials were asked for."""
 
     evaluation: Evaluation
     evaluator: Evaluator
     step: int
     checkpoint: Path
+    robustness: Robustness | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -179,8 +181,10 @@ def _draw(scored: Scored, publish: Publish, config: Config, runtime: Runtime, tr
         raise RuntimeError(told) if runtime.leads else ToldElsewhereError(told)
 
 
-def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
-    """Score the weights of `snapshot`, read from `path`, as `config` says."""
+def evaluate(path: Path, config: Config, snapshot: Snapshot, trials: Trials | None = None) -> Scored:
+    """Score the weights of `snapshot`, read from `path`, as `config` says, and once more under each of the `trials`."""
+    if trials is not None:
+        require_plain(build.protocol(config))
     try:
         manifest = open_data(config)
     except ValueError as error:
@@ -194,7 +198,9 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot) -> Scored:
         runtime.prepare(network)
         protocol = build.protocol(config)
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
-        return Scored(evaluator.evaluate(), evaluator, snapshot.step, path)
+        evaluation = evaluator.evaluate()
+        robustness = None if trials is None else examine(evaluator, evaluation, trials)
+        return Scored(evaluation, evaluator, snapshot.step, path, robustness)
     finally:
         runtime.end()
 
