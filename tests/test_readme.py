@@ -1,4 +1,4 @@
-"""Every command of README.md runs as it stands there, or at least names only what exists.
+"""Every command of README.md runs as it stands there, or at least, as in the pages of docs/, names only what exists.
 
 A block opened by ```bash is executed, in the order of the page, in one scratch folder that looks like the repository
 (links to everything but `runs/`), so a later block may use what an earlier one made. A line before the block keeps it
@@ -25,11 +25,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(r"(?m)(?:^<!-- not run: (?P<reason>.+?) -->\n\s*)?^```bash\n(?P<text>.*?)^```$", re.DOTALL)
 OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
 MADE_BY_THE_USER = {"slurm/site.sh"}
 SUBMITTED = {  # what a batch script does with the words after its name
     "slurm/train.sbatch": ("python", "-m", "reid", "train"),
+    "slurm/ablation.sbatch": ("python", "-m", "reid", "ablate"),
     "slurm/evaluate.sbatch": ("python", "-m", "reid", "evaluate"),
     "slurm/preprocess.sbatch": ("python", "-m", "preprocess", "pack"),
 }
@@ -92,6 +94,8 @@ def programs(words: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
             yield from programs(["python", "-m", program.removeprefix("reid-"), *rest])
         case ["mlflow", command, *rest]:
             yield ("mlflow", command), rest
+        case ["launch/train.sh", *rest]:
+            yield from programs(["reid", "train", *rest])
         case [script, *rest] if script.startswith("launch/"):
             yield (), rest
 
@@ -144,9 +148,10 @@ def test_the_commands_of_the_readme_run_from_top_to_bottom(scratch: Path) -> Non
 
 
 @pytest.mark.slow
-def test_what_the_readme_does_not_run_names_only_what_exists() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_not_run_names_only_what_exists(page: Path) -> None:
     wrong = {
-        f"line {block.line}": found for block in blocks(README.read_text()) if (found := mistakes(block.text))
+        f"line {block.line}": found for block in blocks(page.read_text()) if (found := mistakes(block.text))
     }
     assert wrong == {}
 

@@ -92,6 +92,8 @@ def _gather(found: list[Path]) -> None:
 
 def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
     from reid.report import comparison
+    from reid.report.optimistic import optimistic
+    from reid.tracking.runs import series
     from reid.types import Direction
 
     if chosen.action == "compare":
@@ -101,7 +103,9 @@ def _print_runs(chosen: RunsArguments, summaries: "list[Summary]") -> None:
     elif chosen.action == "ls":
         tables, records = [comparison.listing(summaries)], comparison.as_records(summaries)
     else:
-        tables, records = list(map(comparison.details, summaries)), comparison.as_records(summaries)
+        shown = [(comparison.details(run), optimistic(run, series(run.folder))) for run in summaries]
+        tables = [table for pair in shown for table in pair if table is not None]
+        records = comparison.as_records(summaries)
     if chosen.format == "json":
         print(json.dumps(records, indent=2))
     else:

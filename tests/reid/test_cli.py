@@ -361,3 +361,11 @@ def test_runs_are_closed_on_a_server_only_in_an_experiment_that_is_named(tmp_pat
     assert "--experiment" in capsys.readouterr().err
     assert outcome(["runs", "reap", "--uri", uri, "--experiment", "none"]) == 2
     assert "the server has no experiment 'none'" in capsys.readouterr().err
+
+
+def test_show_tells_the_optimistic_number_of_the_literature_under_its_name(tmp_path, capsys):
+    trained(tmp_path / "run", None, 0, 0.5)
+    assert main(["runs", "show", str(tmp_path / "run"), "--format", "markdown"]) == 0
+    _, optimistic = capsys.readouterr().out.split("**Optimistic")
+    assert "looking at the test set" in optimistic
+    assert "| Infrared to visible, last | 50.0 |" in optimistic
