@@ -50,6 +50,18 @@ def test_the_second_stage_goes_on_with_the_rate_of_the_first():
     )
 
 
+def test_the_cosine_rate_rises_alike_and_falls_to_almost_nothing_over_both_stages():
+    config = made(optimizer={"schedule": "cosine"})
+    epoch, last = config.schedule.epoch_iterations, config.num_steps - 1
+    assert [config.rate(step) for step in range(10 * epoch)] == [
+        PAPER.rate(step) for step in range(10 * epoch)
+    ]
+    assert config.rate(105 * epoch) == pytest.approx(0.5)  # half way from epoch 10 to 200
+    assert config.rate(115 * epoch // 2) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert 0 < config.rate(last) < 1e-9
+    assert made(optimizer={"schedule": "cosine", "milestones": [1, 2]}).rate(last) == config.rate(last)
+
+
 def test_the_rate_follows_the_clips_of_the_global_batch_unless_told_otherwise():
     half = made(data={"num_identities": 4}, optimizer={"warmup_epochs": 0})
     assert half.rate(0) == 0.5
@@ -65,9 +77,10 @@ def test_the_rate_follows_the_clips_of_the_global_batch_unless_told_otherwise():
     stage2=st.integers(1, 5),
     warmup=st.floats(0, 6),
     milestones=st.lists(st.floats(0, 10), max_size=3).map(sorted),
+    schedule=st.sampled_from(["steps", "cosine"]),
 )
 def test_every_step_lies_in_one_epoch_and_stage_and_the_rate_never_rises_after_warm_up(
-    epoch_iterations, stage1, stage2, warmup, milestones
+    epoch_iterations, stage1, stage2, warmup, milestones, schedule
 ):
     config = made(
         schedule={
@@ -75,7 +88,7 @@ def test_every_step_lies_in_one_epoch_and_stage_and_the_rate_never_rises_after_w
             "stage2_epochs": stage2,
             "epoch_iterations": epoch_iterations,
         },
-        optimizer={"warmup_epochs": warmup, "milestones": milestones},
+        optimizer={"warmup_epochs": warmup, "milestones": milestones, "schedule": schedule},
     )
     steps = range(config.num_steps)
     epochs = [config.epoch(step) for step in steps]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from reid.model.attention import CrossModalityCrossAttention, IntraModalitySelfAttention, exchange
+from reid.model.attention import CrossModalityCrossAttention, IntraModalitySelfAttention, NonLocal, exchange
 
 FRAMES, CHANNELS, HEIGHT, WIDTH = 4, 6, 3, 2
 CELLS = [(h, w) for h in range(HEIGHT) for w in range(WIDTH)]
@@ -107,6 +107,46 @@ def test_cmca_is_the_attention_of_equation_7_token_by_token(
     own, other = maps(0), maps(1)
     expected = slow_attention(layer, own, other, lambda f: [f])
     torch.testing.assert_close(layer(own, other), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@torch.no_grad()
+def test_a_non_local_block_weighs_the_cells_of_its_frame_by_products_token_by_token(
+    awake: Callable[[nn.Module], nn.Module], training: bool
+) -> None:
+    layer = NonLocal(CHANNELS, reduction=2)
+    awake(layer).train(training)
+    x = maps(0)
+    corrections = []
+    for frame in x:
+        cells = [frame[:, h, w].tolist() for h, w in CELLS]
+        keys, values = ([project(part, cell) for cell in cells] for part in (layer.key, layer.value))
+        for cell in cells:
+            query = project(layer.query, cell)
+            weights = [sum(q * k for q, k in zip(query, key, strict=True)) / len(CELLS) for key in keys]
+            attended = [sum(w * value[r] for w, value in zip(weights, values, strict=True)) for r in range(3)]
+            corrections.append(project(layer.output[0], attended))  # type: ignore[arg-type]
+    corrections = normalise(layer.output[1], corrections)  # type: ignore[arg-type]
+    expected = torch.tensor(corrections, dtype=x.dtype).view(FRAMES, HEIGHT, WIDTH, CHANNELS)
+    torch.testing.assert_close(layer(x), x + expected.permute(0, 3, 1, 2), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_a_new_non_local_block_is_the_identity_in_training_too() -> None:
+    x = maps(0)
+    layer = NonLocal(CHANNELS).double()
+    for training in (False, True):
+        assert torch.equal(layer.train(training)(x), x)
+
+
+def test_a_non_local_block_holds_no_map_of_all_cells_by_all_cells() -> None:
+    sizes = []
+    x = torch.randn(1, 4, 40, 20, requires_grad=True)  # a map of 800 x 800
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        NonLocal(4)(x).sum().backward()
+    assert max(sizes) == x.numel()
 
 
 @torch.no_grad()

@@ -117,6 +117,14 @@ def test_the_baseline_pools_the_trunk_and_has_no_cmca() -> None:
     assert not [name for name, _ in module.named_modules() if "cmca" in name]
 
 
+@torch.no_grad()
+def test_with_gem_the_feature_is_its_mean_over_the_cells_and_the_average_of_frames() -> None:
+    module = Defence(THIN, last_stride=1, cross=None, generalized_mean=True).double().eval()
+    shallow, deep = module.trunk(maps())
+    expected = ((deep.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3)).unflatten(0, (-1, FRAMES)).mean(1)
+    torch.testing.assert_close(module.feature(shallow, deep, FRAMES), expected)
+
+
 @pytest.mark.parametrize("pair_clips", [False, True], ids=["frames", "clips"])
 @torch.no_grad()
 def test_a_frame_sees_its_partner_frame_or_its_partner_clip(

@@ -14,9 +14,19 @@ from reid.types import Guide
 CLIPS, FRAMES, PARTS, FEATURES = 2, 3, 2, 4
 
 
-def guidance(kind: Guide, *, num_layers: int = 1, neck: bool = False) -> Guidance:
+def guidance(
+    kind: Guide, *, num_layers: int = 1, neck: bool = False, generalized_mean: bool = False
+) -> Guidance:
     torch.manual_seed(0)
-    module = Guidance(FEATURES, PARTS, kind, num_layers=num_layers, reduction=2, neck=neck)
+    module = Guidance(
+        FEATURES,
+        PARTS,
+        kind,
+        num_layers=num_layers,
+        reduction=2,
+        neck=neck,
+        generalized_mean=generalized_mean,
+    )
     return module.double().eval()
 
 
@@ -149,6 +159,14 @@ def test_stripes_are_the_means_of_rows_from_head_to_foot() -> None:
                 for d in range(FEATURES):
                     cells = [x[FRAMES * b + t, d, 3 * k + row, w] for row in range(3) for w in range(3)]
                     assert float(stripes[b, t, k, d]) == pytest.approx(float(sum(cells)) / 9)
+
+
+@torch.no_grad()
+def test_stripes_by_gem_are_the_cube_roots_of_the_mean_cubes_of_rows() -> None:
+    x = maps(height=6).abs() + 0.1
+    stripes = guidance(Guide.FULL, generalized_mean=True).stripes(x, FRAMES)
+    expected = (x**3).unflatten(2, (PARTS, 3)).mean((3, 4)) ** (1 / 3)  # (B*T, D, K)
+    torch.testing.assert_close(stripes.flatten(0, 1), expected.mT)
 
 
 def test_rows_that_do_not_divide_into_stripes_are_an_error_that_names_what_to_change() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.model.neck import Neck, average_pool, classifier
+from reid.model.neck import GeneralizedMean, Neck, average_pool, classifier
 
 
 def test_average_pool_is_the_mean_over_the_cells_of_all_frames_of_a_clip() -> None:
@@ -34,6 +34,38 @@ def test_average_pool_of_half_precision_is_not_rounded_to_it() -> None:
     maps[0, 0, 0, 0] = 2
     assert average_pool(maps, num_frames=1).tolist() == [[257 / 256]]
     assert average_pool(maps.double(), num_frames=1).dtype == torch.float64
+
+
+def test_gem_is_the_cube_root_of_the_mean_cube_at_first_by_hand() -> None:
+    gem = GeneralizedMean()
+    assert gem.power.item() == 3
+    maps = torch.tensor([[[[1.0, 3.0]]], [[[0.0, 2.0]]]])  # two frames: cube roots of 14 and of 4
+    pooled = average_pool(maps, 2, gem)
+    assert pooled.item() == pytest.approx((14 ** (1 / 3) + 4 ** (1 / 3)) / 2)
+
+
+@torch.no_grad()
+def test_gem_of_power_one_is_the_average_and_of_a_high_power_the_maximum() -> None:
+    maps = torch.rand(6, 4, 5, 2, dtype=torch.float64) + 0.1
+    gem = GeneralizedMean(1.0).double()
+    torch.testing.assert_close(average_pool(maps, 3, gem), average_pool(maps, 3))
+    gem.power.fill_(200)
+    torch.testing.assert_close(gem(maps), maps.amax((2, 3)), rtol=0.02, atol=0)
+
+
+def test_the_power_of_gem_is_learned_and_negative_cells_count_as_almost_zero() -> None:
+    gem = GeneralizedMean().double()
+    cells = torch.tensor([[[-5.0, 0.0, 2.0, 4.0]]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, power: torch.func.functional_call(gem, {"power": power}, (x,)),
+        (cells.detach()[..., 2:].clone().requires_grad_(), gem.power),
+    )
+    gem(cells).sum().backward()
+    assert cells.grad is not None
+    assert cells.grad[0, 0, :2].tolist() == [0, 0]
+    assert gem.power.grad is not None
+    assert gem.power.grad.item() > 0  # a higher power is nearer to the maximum
+    assert gem(cells).item() == pytest.approx(18 ** (1 / 3))
 
 
 def test_neck_in_training_normalises_over_the_rows_by_hand() -> None:

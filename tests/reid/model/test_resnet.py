@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet50
+from torchvision.models.resnet import BasicBlock
 
-from reid.model.resnet import ARCHITECTURES, Layers, Stem, load_pretrained, pretrained
+from reid.model.resnet import ARCHITECTURES, Architecture, Layers, Stem, load_pretrained, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,40 @@ def test_pretrained_weights_land_in_both_stems_and_every_trunk(
     for trunk in trunks:
         assert set(trunk.state_dict()) == {name for name in weights if name.startswith("layer")}
         assert all(torch.equal(value, weights[name]) for name, value in trunk.state_dict().items())
+
+
+def test_non_local_blocks_follow_the_last_blocks_and_keep_their_weights_where_pretrained_ones_land(
+    weights: dict[str, Tensor],
+) -> None:
+    architecture = ARCHITECTURES["resnet50"]
+    layers = Layers(architecture, non_local=True)
+    born = {name: value.clone() for name, value in layers.state_dict().items() if "non_local" in name}
+    assert {name.split(".query")[0] for name in born if "query.weight" in name} == {
+        "non_local2.0", "non_local2.1", "non_local3.0", "non_local3.1", "non_local3.2"
+    }  # fmt: skip
+    load_pretrained(weights, Stem(architecture), layers)
+    found = layers.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in born.items())
+    assert all(torch.equal(value, weights[name]) for name, value in found.items() if name not in born)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@torch.no_grad()
+def test_new_non_local_blocks_change_nothing_and_trained_ones_do(training: bool) -> None:
+    architecture = Architecture(BasicBlock, (1, 3, 4, 1), 4)
+    plain, other = (Layers(architecture, non_local=asked).double().train(training) for asked in (False, True))
+    other.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(4, 4, 24, 12, dtype=torch.float64)
+    assert torch.equal(other(x), plain(x))
+    for place, block in enumerate([*other.non_local2, *other.non_local3]):
+        nn.init.constant_(block.output[1].weight, 0.1 * (place + 1))
+    two = plain.layer2[0](plain.layer1(x))
+    two = other.non_local2[1](plain.layer2[2](other.non_local2[0](plain.layer2[1](two))))
+    three = plain.layer3[0](two)
+    for place in range(3):
+        three = other.non_local3[place](plain.layer3[place + 1](three))
+    torch.testing.assert_close(other.shallow(x), three, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(other.shallow(x), plain.shallow(x))
 
 
 def test_a_safetensors_file_holds_the_same_weights(weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -202,8 +237,8 @@ def trained(layers: Layers, x: Tensor) -> tuple[dict[str, Tensor], int]:
 @pytest.mark.parametrize("backbone", ["thin", "resnet50"])
 def test_recomputed_blocks_give_the_same_gradients_and_statistics_from_less_memory(backbone: str) -> None:
     architecture = ARCHITECTURES[backbone]
-    plain = Layers(architecture).double()
-    frugal = Layers(architecture, recompute=True).double()
+    plain = Layers(architecture, non_local=backbone == "thin").double()
+    frugal = Layers(architecture, recompute=True, non_local=backbone == "thin").double()
     frugal.load_state_dict(plain.state_dict())
     x = torch.randn(4, architecture.width, 24, 12, dtype=torch.float64)
     (expected, much), (found, little) = trained(plain, x), trained(frugal, x)

@@ -54,6 +54,8 @@ def test_a_network_has_the_parts_of_its_variant_and_stages_for_them(tiny, varian
         ("num_lstm_layers", 2),
         ("gate_reduction", 4),
         ("guided_neck", True),
+        ("pooling", "gem"),
+        ("non_local", True),
     ],
 )
 def test_every_choice_of_the_model_changes_its_weights(tiny, key, value):
@@ -97,7 +99,8 @@ def test_triplets_are_mined_over_all_processes_or_in_each(pair, tiny):
 
 def test_clips_augmentation_and_protocol_follow_their_keys(tiny, packed):
     config = tiny(
-        data={"padding": 3, "flip": 0.25, "grey": 0.75, "augment_per_frame": True, "minimum_frames": 14},
+        data={"padding": 3, "flip": 0.25, "grey": 0.75, "augment_per_frame": True, "minimum_frames": 14}
+        | {"channel_exchange": 0.2, "channel_erasing": 0.4},
         evaluation={
             "embedding": "both",
             "drop_same_camera": False,
@@ -110,6 +113,7 @@ def test_clips_augmentation_and_protocol_follow_their_keys(tiny, packed):
     augmentation = build.augmentation(config)
     assert (augmentation.padding, augmentation.flip_probability) == (3, 0.25)
     assert (augmentation.grey_probability, augmentation.per_frame) == (0.75, True)
+    assert (augmentation.exchange_probability, augmentation.erasing_probability) == (0.2, 0.4)
     protocol = build.protocol(config)
     assert (protocol.minimum_frames, protocol.embedding) == (14, Embedding.BOTH)
     assert (protocol.drop_same_camera, protocol.batch_clips, protocol.shape) == (

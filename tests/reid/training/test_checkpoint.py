@@ -60,6 +60,26 @@ def test_what_is_published_is_what_is_loaded(published):
     assert_equal(checkpoint.load(published), snapshot_of(7))
 
 
+def test_the_average_of_a_run_that_keeps_one_is_a_fifth_file_that_is_watched_too(tmp_path):
+    plain = snapshot_of(3)
+    kept = Snapshot(3, plain.weights, plain.momentum, plain.state, snapshot_of(4).weights)
+    folder = checkpoint.publish(tmp_path, kept)
+    assert sorted(path.name for path in folder.iterdir()) == ["average.safetensors", *sorted(NAMES)]
+    found = checkpoint.load(folder)
+    assert_equal(found, kept)
+    torch.testing.assert_close(found.average, kept.average, rtol=0, atol=0)
+    torch.testing.assert_close(found.copied().average, kept.average, rtol=0, atol=0)
+    assert (found.evaluated is found.average, plain.evaluated is plain.weights) == (True, True)
+    average = folder / "average.safetensors"
+    whole = average.read_bytes()
+    average.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DamagedCheckpointError, match=r"average\.safetensors: expected"):
+        checkpoint.load(folder)
+    average.unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"average\.safetensors: missing"):
+        checkpoint.load(folder)
+
+
 def test_a_checkpoint_is_four_files_and_none_is_a_pickle(published):
     assert sorted(path.name for path in published.iterdir()) == sorted(NAMES)
     for path in published.iterdir():

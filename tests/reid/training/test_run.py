@@ -245,6 +245,50 @@ def test_two_processes_train_like_one_with_the_same_global_batch(alone, together
     assert {name for _, name in found} >= {f"train/{term}" for term in ("loss", "def_tri", "cov_id", "p_id")}
 
 
+BEYOND = {
+    "data": {"clip_frames": 10, "channel_exchange": 0.5, "channel_erasing": 0.5},
+    "model": {"pooling": "gem", "non_local": True},
+    "optimizer": {"schedule": "cosine", "ema_decay": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def beyond(tiny, runs, tmp_path_factory):
+    """The folder of a run with every option that the paper does not have, and ten frames."""
+    folder = tmp_path_factory.mktemp("beyond") / "run"
+    runs.train(tiny(**BEYOND), folder)
+    return folder
+
+
+def test_with_all_options_beyond_the_paper_every_part_learns_and_a_run_resumes_bit_for_bit(
+    tiny, beyond, runs, tmp_path
+):
+    first, end = runs.snapshot(beyond, 1).weights, runs.snapshot(beyond, LAST)
+    for name in ("defence.gem.power", "guidance.gem.power"):
+        assert end.weights[name] != first[name]
+    for name in ("defence.layers.non_local2.0", "attacker.layers.non_local3.0"):
+        assert end.weights[f"{name}.output.1.weight"].count_nonzero() > 0
+        assert not end.weights[f"{name}.key.weight"].equal(first[f"{name}.key.weight"])
+    assert runs.points(beyond)[8, "train/lr"] == pytest.approx(0.12 * tiny(**BEYOND).rate(7))
+    protocol = next(data for data in data_of(beyond, Kind.PARAMS) if "protocol" in data)["protocol"]
+    assert "10 evenly spaced frames" in protocol
+    folder = stopped_at(beyond, tmp_path / "resumed", 3)
+    runs.train(tiny(**BEYOND), folder, resume=True)
+    assert_same_end(runs, folder, beyond)
+    torch.testing.assert_close(runs.snapshot(folder, LAST).average, end.average, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_all_options_beyond_the_paper(tiny, beyond, runs, tmp_path):
+    process = runs.launch(tiny(**BEYOND), tmp_path / "two")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    found, expected = (runs.snapshot(folder, LAST) for folder in (tmp_path / "two", beyond))
+    assert_alike(found, expected, tolerance=1e-9)
+    torch.testing.assert_close(found.average, expected.average, rtol=0, atol=1e-9)
+    assert runs.points(tmp_path / "two") == pytest.approx(runs.points(beyond), abs=1e-9)
+
+
 def process_of_rank(launcher: "psutil.Process", rank: int) -> psutil.Process:
     return next(
         child for child in launcher.children(recursive=True) if child.environ().get("RANK") == str(rank)
