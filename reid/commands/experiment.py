@@ -71,27 +71,41 @@ def main(command: str, default: str, arguments: Sequence[str]) -> int:
         return 1
 
 
-def _main(command: str, default: Path, arguments: Sequence[str]) -> int:
-    from reid.experiments import experiment as experiments
-    from reid.experiments import trials
+def told(command: str, words: Sequence[str]) -> tuple[ExperimentArguments, Path | None]:
+    """What the command is told, and the file of the experiment if its words name one."""
+    from reid.experiments.experiment import is_one
 
-    file, rest = named_file(arguments)
-    names_rows = file is not None and experiments.is_one(file)
+    file, rest = named_file(words)
+    names_rows = file is not None and is_one(file)
     base = configuration.from_yaml(file) if file is not None and not names_rows else Config()
     chosen = parse(ExperimentArguments, rest, command, ExperimentArguments(out=tyro.MISSING, config=base))
     if names_rows and chosen.rows is not None:
         raise ConfigError(f"--config {file} and --rows {chosen.rows}: both are experiments; name one")
+    return chosen, file if names_rows else chosen.rows
+
+
+def _main(command: str, default: Path, arguments: Sequence[str]) -> int:
+    from reid.experiments import experiment as experiments
+    from reid.experiments import trials
+
+    chosen, file = told(command, arguments)
     part = _part(chosen)
     if chosen.results_only:
         _show(chosen)
         return 0
-    experiment = experiments.from_yaml((file if names_rows else chosen.rows) or default)
+    experiment = experiments.from_yaml(file or default)
     rows = experiment.chosen(None if chosen.variants is None else tuple(chosen.variants.split(",")))
     planned = trials.plan(experiment, rows, chosen.config, chosen.out, chosen.seeds)
+    if chosen.trial is not None and not 0 <= chosen.trial < len(planned):
+        raise ConfigError(
+            f"--trial: expected 0 to {len(planned) - 1}, found {chosen.trial}; --seeds makes more"
+        )
     _require_data(chosen.config)
     trials.claim(experiment, chosen.config, chosen.out)
     if chosen.trial is not None:
-        return _write_one(planned, chosen.trial)
+        planned[chosen.trial].write()
+        print(planned[chosen.trial].name)
+        return 0
     share = planned[part[0] - 1 :: part[1]]
     code = _train(command, experiment, share, chosen)
     if part == (1, 1) and any(trial.has_begun() for trial in planned):
@@ -124,14 +138,6 @@ def _require_data(config: Config) -> None:
     open_dataset(config.data.root)
 
 
-def _write_one(planned: "Sequence[Trial]", number: int) -> int:
-    if not 0 <= number < len(planned):
-        raise ConfigError(f"--trial: expected 0 to {len(planned) - 1}, found {number}; --seeds makes more")
-    planned[number].write()
-    print(planned[number].name)
-    return 0
-
-
 def _train(
     command: str, experiment: "Experiment", planned: "Sequence[Trial]", chosen: ExperimentArguments
 ) -> int:
@@ -147,7 +153,7 @@ def _train(
         for outcome in perform(planned, launcher=launcher, num_jobs=chosen.jobs, asked=asked):
             if outcome.code and not asked:
                 failed.append(outcome.trial.name)
-            _say(f"  {outcome.trial.name:<{width}}  {_told(outcome, asked)}")
+            _say(f"  {outcome.trial.name:<{width}}  {_line(outcome, asked)}")
     if asked:
         raise signals.Stopped(Signals(asked[0]).name, asks_again=False)
     if failed:
@@ -155,7 +161,7 @@ def _train(
     return int(bool(failed))
 
 
-def _told(outcome: "Outcome", asked: Sequence[int]) -> str:
+def _line(outcome: "Outcome", asked: Sequence[int]) -> str:
     """What a person wants to know of a trial, in a line; of one that failed, the end of what it said."""
     lasted = terminal.duration(outcome.seconds)
     if outcome.code and asked:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tyro
 
 from reid.arguments import parse, starting_point
-from reid.commands import printing
+from reid.commands import experiment, printing
 from reid.commands.train import TrainArguments
 
 
@@ -24,10 +24,11 @@ def main(arguments: Sequence[str]) -> int:
 
     call = Call.parse(words)
     subject = Subject()
-    if call.script.name in {"train.sbatch", "ablation.sbatch"}:
+    if call.script.name == "ablation.sbatch" and call.trains():
+        told, _ = experiment.told("ablate", ["--out", *call.arguments])
+        subject = Subject(told.config, told.out)
+    elif call.trains():
         base, rest = starting_point(call.arguments)
-        if call.script.name == "ablation.sbatch":
-            rest = [*rest[1:], "--run", *rest[:1]]
         chosen = parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
         subject = Subject(chosen.config, chosen.run)
     print(f"{call.rendered}\n")

@@ -66,6 +66,11 @@ class Call:
     def rendered(self) -> str:
         return shlex.join(["sbatch", *self.options, str(self.script), *self.arguments])
 
+    def trains(self) -> bool:
+        """Whether the job trains. Without an array, ablation.sbatch only writes what the tasks of one have shown."""
+        name = self.script.name
+        return name == "train.sbatch" or (name == "ablation.sbatch" and "array" in self.effective())
+
     def effective(self, environment: Mapping[str, str] = os.environ) -> dict[str, Option]:
         """What holds in the end: the command line before SBATCH_... before the lines of the script."""
         found = {name: Option(value, str(self.script)) for name, value in _directives(self.script)}
@@ -83,7 +88,7 @@ def checks(call: Call) -> tuple[tuple[str, Check], ...]:
         ("Slurm", partial(_accepted, call)),
         ("environment", _environment),
     )
-    if call.script.name not in {"train.sbatch", "ablation.sbatch"}:
+    if not call.trains():
         return every
     return (
         *every,

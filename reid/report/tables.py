@@ -58,7 +58,7 @@ class Table:
                 escape(column),
                 justify="right" if i and is_short else "left",
                 overflow="fold",
-                min_width=max(len(column), *map(len, words), 0) if is_short else SHORT_CELL,
+                min_width=max(len(column), *map(len, words), 0) if is_short else None,
             )
         for i, row in enumerate(self.rows):
             cells = self._marked(i, [escape(cell) for cell in row], "[bold]", "[/bold]")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from preprocess.synthetic import SyntheticConfig, synthesize
-from reid.tracking.journal import Kind, read
+from reid.tracking.journal import Kind, header, read
 from reid.tracking.names import is_repeatable
 from reid.training import checkpoint
 from tests.slurm.cluster import Cluster
@@ -183,6 +183,22 @@ def test_a_disturbed_job_ends_as_if_nothing_had_happened(
     desk: Desk, undisturbed: Path, disturb: Callable[[Desk, str], None]
 ) -> None:
     assert_ends_as_if_nothing_had_happened(desk, undisturbed, disturb)
+
+
+def test_an_array_trains_the_rows_of_a_table_and_the_job_that_waits_for_it_writes_it(
+    desk: Desk, packed: Path
+) -> None:
+    folder = desk.folder / "ablation"
+    call = (folder, "--config", desk.folder / "tiny.yaml", "--variants", "baseline,full", "--seeds", "1")
+    array = desk.submit("ablation.sbatch", *call, options=("--array=0-1",))
+    writes = desk.submit("ablation.sbatch", folder, options=(f"--dependency=afterany:{array}",))
+    desk.ends(writes)
+    table = (folder / "table1.md").read_text()
+    assert "Table 1: Infrared to visible on SYNTHETIC data" in desk.output(writes)
+    for name, label in (("baseline-0", "Baseline"), ("full-0", r"Baseline+ASAM+ADM+FRM-STIG")):
+        assert header(folder / name)["parent_uid"] == header(folder)["uid"]
+        row = next(line for line in table.splitlines() if line.startswith(f"| {label} | 1 |"))
+        assert f"{100 * points(folder / name)[LAST, 'infrared_to_visible/map']:.1f}" in row
 
 
 def test_a_job_cancelled_by_its_user_stays_cancelled_and_can_be_continued(

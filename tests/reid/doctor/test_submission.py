@@ -83,3 +83,18 @@ def test_what_would_go_wrong_is_told_with_what_would_be_submitted(
     told = " ".join(capsys.readouterr().out.split())
     for claim in ("--time=0:30 (command line)", "no checkout", "no image missing.sif", "nowhere"):
         assert claim in told
+
+
+def test_an_ablation_trains_as_an_array_and_writes_its_table_without_one() -> None:
+    script = str(SCRIPT.with_name("ablation.sbatch"))
+    assert Call.parse(["--array=0-7", script, "FOLDER"]).trains()
+    assert not Call.parse(["--dependency=afterany:1", script, "FOLDER"]).trains()
+    assert Call.parse([str(SCRIPT)]).trains()
+
+
+def test_a_wrong_option_of_an_ablation_is_found_before_it_is_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["--array=0-7", str(SCRIPT.with_name("ablation.sbatch")), str(tmp_path / "ablation")]
+    assert main(["slurm", "check", *call, "--seeds", "2", "--data.padding", "900"]) == 2
+    assert "data.padding" in capsys.readouterr().err
