@@ -37,6 +37,8 @@ class RunsArguments:
     """The experiment on the server in which reap closes runs."""
     silent_minutes: float = 5.0
     """reap closes what gave no sign of life for so long."""
+    waiting: bool = False
+    """reap closes also what asked to be started again and was not, as after `scancel`."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     from reid.tracking import runs as journals
 
     if chosen.action == "reap" and chosen.uri:
+        if chosen.waiting:
+            raise ValueError(
+                "--waiting: only a journal tells how long a run has waited; name its folder without --uri"
+            )
         _reap_on_server(chosen.uri, chosen.experiment, 60 * chosen.silent_minutes)
         return 0
     found = [run for folder in chosen.folders for run in journals.find(folder)]
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         for run in found:
             print(f"{run}: {sync(run, tracking_uri_of(run, chosen.uri))} records sent")
     elif chosen.action == "reap":
-        for run in journals.reap(found, 60 * chosen.silent_minutes):
+        for run in journals.reap(found, 60 * chosen.silent_minutes, waiting=chosen.waiting):
             print(f"{run}: closed; `reid runs sync {run}` tells MLflow")
     elif chosen.action == "gather":
         _gather(found)

@@ -122,14 +122,14 @@ def attach(run_folder: Path, files: Mapping[Path, str], tags: Mapping[str, objec
         journal.append(Kind.TAGS, {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in tags.items()})
 
 
-def bury(run_folder: Path, reason: str) -> bool:
+def bury(run_folder: Path, reason: str, *, waiting: bool = False) -> bool:
     """Write into the journal of a trainer that died without a word that it was killed. False if one is writing it.
 
-    A journal that has its end already keeps that.
+    A journal that has its end already keeps that, unless the run is said to be `waiting` for another start in vain.
     """
     try:
         with Journal.open(run_folder) as journal:
-            if journal.is_running:
+            if journal.is_running or waiting:
                 journal.append(Kind.TAGS, {names.Tag.ENDED_BY: reason})
                 journal.append(Kind.FINISH, {"status": Status.KILLED})
     except JournalInUseError:
@@ -137,14 +137,21 @@ def bury(run_folder: Path, reason: str) -> bool:
     return True
 
 
-def reap(runs: Sequence[Path], silent_seconds: float) -> list[Path]:
-    """Bury the runs that are said to run, are written by no one, and gave no sign of life for so long. Returns them."""
+def reap(runs: Sequence[Path], silent_seconds: float, *, waiting: bool = False) -> list[Path]:
+    """Bury the runs that are said to run, are written by no one, and gave no sign of life for so long. Returns them.
+
+    With `waiting` also those that asked to be started again and were not, as after a job was cancelled.
+    """
+    reasons = {RUNNING: "silence: its node has vanished"}
+    if waiting:
+        reasons[Status.SCHEDULED] = "nobody: it asked to be started again, and was not"
     return [
         run
-        for run in runs
-        if summary(run).status == RUNNING
+        for run, found in ((run, summary(run)) for run in runs)
+        if found.status in reasons
+        and found.num_starts  # parents of other runs have none
         and time.time() - _last_sign_of_life(run) > silent_seconds
-        and bury(run, "silence: its node has vanished")
+        and bury(run, reasons[found.status], waiting=found.status == Status.SCHEDULED)
     ]
 
 

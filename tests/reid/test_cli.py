@@ -184,6 +184,11 @@ print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy
         ),
         (["config", "--config"], "--config"),
         (["evaluate"], "--checkpoint"),
+        (["evaluate", "--checkpoint", "RUN", "--epsilon", "2"], "are for --attack, which is missing"),
+        (
+            ["evaluate", "--checkpoint", "RUN", "--attack", "--epsilon", "-2"],
+            "epsilon: expected 0 to 255 grey levels",
+        ),
         (["evaluate", "--checkpoint", "RUN"], "neither a checkpoint nor the folder of a run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -250,6 +255,37 @@ def test_a_checkpoint_is_scored_as_json_or_as_a_table(finished, packed, capsys):
     protocol = json.loads(capsys.readouterr().out)["protocol"]
     assert "the mean of all clips of" in protocol
     assert "k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3)" in protocol
+
+
+def test_accuracy_under_attack_stands_beside_clean_accuracy_and_is_never_taken_for_it(finished, capsys):
+    before = (finished / "journal.jsonl").read_bytes()
+    assert main(["evaluate", "--checkpoint", str(finished), "--json"]) == 0
+    clean = json.loads(capsys.readouterr().out)
+    options = [
+        "--attack",
+        "--epsilon",
+        "2",
+        "--attack-steps",
+        "2",
+        "--attack-goal",
+        "both",
+        "--trial-seed",
+        "3",
+    ]
+    assert main(["evaluate", "--checkpoint", str(finished), "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {**found["clean"], "checkpoint": clean["checkpoint"], "step": clean["step"]} == clean
+    assert "directions" not in found
+    metric = found["attacks"]["metric"]
+    assert (metric["epsilon"], metric["steps"], metric["goal"], metric["seed"]) == (2 / 255, 2, "both", 3)
+    assert (
+        set(metric["directions"]) == set(found["attacks"]["self"]["directions"]) == set(clean["directions"])
+    )
+    assert (finished / "journal.jsonl").read_bytes() == before
+    assert main(["evaluate", "--checkpoint", str(finished), "--corruptions"]) == 0
+    printed = capsys.readouterr().out
+    assert "CORRUPTED queries: infrared to visible on SYNTHETIC data" in printed
+    assert "UNDER ATTACK" not in printed
 
 
 def test_a_checkpoint_is_scored_through_a_cache_that_is_made_where_it_can(finished, tmp_path, capsys):
@@ -361,6 +397,8 @@ def test_runs_are_closed_on_a_server_only_in_an_experiment_that_is_named(tmp_pat
     assert "--experiment" in capsys.readouterr().err
     assert outcome(["runs", "reap", "--uri", uri, "--experiment", "none"]) == 2
     assert "the server has no experiment 'none'" in capsys.readouterr().err
+    assert outcome(["runs", "reap", "--uri", uri, "--experiment", "none", "--waiting"]) == 2
+    assert "name its folder" in capsys.readouterr().err
 
 
 def test_show_tells_the_optimistic_number_of_the_literature_under_its_name(tmp_path, capsys):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from reid.tracking import names
+from reid.tracking import family, names
 from reid.tracking.journal import FILE_NAME, Kind, read
 from reid.tracking.runs import (
     HEARTBEAT_NAME,
@@ -107,6 +107,16 @@ def test_a_run_that_has_ended_is_not_buried(tmp_path):
     opened(tmp_path / "a").finish(Status.FINISHED)
     assert bury(tmp_path / "a", "a test")
     assert summary(tmp_path / "a").status == "FINISHED"
+
+
+def test_what_waits_in_vain_for_another_start_is_reaped_on_request_but_no_parent(tmp_path):
+    opened(tmp_path / "cancelled").finish(Status.SCHEDULED)
+    family.begin(tmp_path / "parent", experiment="e", run_name="parent")
+    assert reap(list(find(tmp_path)), 0) == []
+    assert reap(list(find(tmp_path)), 300, waiting=True) == []
+    assert reap(list(find(tmp_path)), 0, waiting=True) == [tmp_path / "cancelled"]
+    found = summary(tmp_path / "cancelled")
+    assert (found.status, found.tags["ended_by"].split(":")[0]) == ("KILLED", "nobody")
 
 
 def test_only_runs_that_are_silent_for_long_are_reaped(tmp_path):
