@@ -275,7 +275,11 @@ class Engine:
         )
         state = {
             "config": self.config.model_dump(mode="json"),
-            "dataset": {"name": self.manifest.name, "digest": self.manifest.digest},
+            "dataset": {
+                "name": self.manifest.name,
+                "digest": self.manifest.digest,
+                "synthetic": self.manifest.synthetic,
+            },
             "num_identities": self.manifest.num_identities,
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
             "quarantine": self.quarantine.state(),
