@@ -73,7 +73,7 @@ def _draw(seed: int, row: int, corruption: Corruption) -> Draw:
 
 def _illumination(clip: Tensor, stops: float, draw: Draw) -> Tensor:
     """Darker or brighter by a factor of 2^stops."""
-    gain = 2 ** (stops * draw.choice([-1, 1]))
+    gain = 2.0 ** (stops * draw.choice([-1, 1]))
     return _as_pixels(clip.float() * gain)
 
 
