@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reid import config as configuration
 from reid.config import ConfigError
 from reid.experiments import experiment
 from reid.types import Direction, Variant
@@ -40,6 +41,14 @@ def test_the_curves_of_figure_8_reach_over_the_ranges_of_the_paper_and_pass_its_
     assert all(sorted(curve.values) == list(curve.values) for curve in figure.curves)
     first, *_ = figure.every_row
     assert (first.name, first.changes) == ("lambda1-0.1", {"objective.lambda1": 0.1})
+
+
+def test_every_row_beyond_the_paper_is_one_key_away_from_the_run_beside_it():
+    base, *options = experiment.from_yaml(FILES / "beyond.yaml").rows
+    assert base.changes == {}
+    flat = configuration.flatten(configuration.from_yaml(FILES / "demo.yaml"))
+    changed = [key for row in options for key, value in row.changes.items() if flat[key] != value]
+    assert len(changed) == len(set(changed)) == len(options) == 8
 
 
 def test_rows_are_chosen_by_name_in_the_order_of_the_file():
