@@ -52,7 +52,7 @@ def as_numbers(found: Robustness, clean: dict[str, Any]) -> dict[str, Any]:
             },
             "self": {"directions": _numbers(found.attacks[Attack.SELF])}
             if Attack.SELF in found.attacks
-            else NO_BRANCH,
+            else {"missing": NO_BRANCH},
         }
     return numbers
 
