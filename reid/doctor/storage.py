@@ -13,7 +13,7 @@ from pathlib import Path
 from reid.doctor.finding import Finding, Subject, failure, ok, warning
 
 PARAMETERS = {"resnet50": 135_000_000, "thin": 1_500_000}  # of the full variant
-BYTES_A_PARAMETER = 8  # the weight and its momentum
+BYTES_A_NUMBER = 4
 WRITTEN, ROUNDS = 1 << 20, 5
 SLOW_SECONDS, HOPELESS_SECONDS = 0.2, 5.0
 SKEWED_SECONDS = 2.0
@@ -35,8 +35,10 @@ def writable(subject: Subject) -> Finding:
 def space(subject: Subject) -> Finding:
     """Room for the checkpoints that are kept, and one that is being written."""
     place = _nearest(subject.folder)
+    num_tensors = 2 if subject.config.optimizer.ema_decay is None else 3  # weights, momentum, average
     needed = (
-        BYTES_A_PARAMETER
+        BYTES_A_NUMBER
+        * num_tensors
         * PARAMETERS[subject.config.model.backbone]
         * (subject.config.engine.keep_checkpoints + 2)
     )

@@ -43,6 +43,8 @@ def test_room_is_needed_for_every_checkpoint_that_is_kept(subject, tmp_path):
     found = storage.space(subject(engine={"keep_checkpoints": 10**6}))
     assert found.status is Status.FAILURE
     assert "1080002.2 GB needed" in found.found
+    averaged = storage.space(subject(engine={"keep_checkpoints": 10**6}, optimizer={"ema_decay": 0.999}))
+    assert "1620003.2 GB needed" in averaged.found
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "thin"])
