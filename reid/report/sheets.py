@@ -22,7 +22,7 @@ from PIL import Image
 from reid.report.rendering import QUIET, RIGHT, WRONG, ink
 from reid.report.tables import labelled
 
-NOBODY = -1
+NOBODY, UNKNOWN = -1, -2
 INCHES = 0.72  # the width of one photograph
 GAP, CAPTION, HEADING, TITLE = 0.12, 0.36, 0.35, 0.6
 FILM = 0.5  # the width of a frame in a film strip
@@ -36,7 +36,8 @@ Integers = NDArray[np.integer]
 class Ranking(NamedTuple):
     """R answers of one run to each of Q queries.
 
-    `rank` counts from 1. Where there are fewer answers, `identity` is NOBODY. `similarity` are cosines.
+    `rank` counts from 1. Where there are fewer answers, `identity` is NOBODY; who is UNKNOWN is neither right nor wrong.
+    `similarity` are cosines.
     """
 
     label: str
@@ -51,7 +52,7 @@ class Panel(NamedTuple):
 
     title: str
     clips: Photographs  # (Q, T, H, W, 3), what the network saw
-    identity: Integers  # (Q,)
+    identity: Integers  # (Q,), UNKNOWN where nobody knows
     rankings: Sequence[Ranking]
 
 
@@ -93,7 +94,7 @@ def retrieval_sheet(panel: Panel, *, synthetic: bool) -> Figure:
     for q, person in enumerate(panel.identity):
         top = HEADING + q * block
         middle = panel.clips[q, num_frames // 2]
-        _place(axes, middle, 0, top, f"person {person}", ink())
+        _place(axes, middle, 0, top, "somebody" if person == UNKNOWN else f"person {person}", ink())
         for t, frame in enumerate(panel.clips[q]):
             left = 1 + GAP + t // 2 * (FILM + GAP / 4)
             _place(axes, frame, left, top + t % 2 * tall / 2, width=FILM * 0.98)
@@ -181,10 +182,12 @@ def _place_answers(
     for r, found in enumerate(ranking.identity[q]):
         if found == NOBODY:
             continue
-        sign, color = ("✓", RIGHT) if found == person else ("✗", WRONG)
-        caption = f"{sign} {ranking.similarity[q, r]:.2f}"
+        sign, color = ("✓ ", RIGHT) if found == person else ("✗ ", WRONG)
+        if UNKNOWN in {found, person}:
+            sign, color = "", QUIET
+        caption = f"{sign}{ranking.similarity[q, r]:.2f}"
         if ranking.rank[q, r] != r + 1:
-            caption = f"{sign} rank {ranking.rank[q, r]}"
+            caption = f"{sign}rank {ranking.rank[q, r]}"
         _place(axes, ranking.answers[q, r], float(columns[r]), top, caption, color)
 
 
