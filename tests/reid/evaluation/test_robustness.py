@@ -16,18 +16,28 @@ from reid.evaluation.corruptions import SEVERITIES, Corruption, corrupted
 from reid.evaluation.metrics import evaluate
 from reid.evaluation.retrieval import Evaluator, Protocol, similarities
 from reid.evaluation.robustness import Asked, Attack, Trials, corrupt, disturb, examine
+from reid.model.defence import CrossAttention
 from reid.model.network import Network, Structure
 from reid.report import robustness, tables
 from reid.runtime import Runtime
-from reid.types import Direction, Goal, Modality
+from reid.types import Direction, Goal, Modality, Variant
 
 SHAPE = ClipShape(3, 32, 16)
 
 
-def evaluator_of(root: Path, *, attacker: bool = True, **protocol) -> Evaluator:
+def evaluator_of(root: Path, variant: Variant = Variant.FULL, **protocol) -> Evaluator:
     torch.manual_seed(0)
-    network = Network(Structure(num_identities=8, backbone="thin", num_parts=2, attacker=attacker))
-    if attacker:  # a new IMSA is the identity
+    network = Network(
+        Structure(
+            num_identities=8,
+            backbone="thin",
+            num_parts=2,
+            attacker=variant.attacker,
+            cross=CrossAttention() if variant.cross_attention else None,
+            guide=variant.guide,
+        )
+    )
+    if variant.attacker:  # a new IMSA is the identity
         torch.nn.init.normal_(network.attacker.imsa[0].output[1].weight)
     runtime = Runtime.start(precision="fp64", device="cpu", seed=0, deterministic=False)
     runtime.prepare(network)
@@ -154,7 +164,7 @@ def test_right_answers_are_those_of_the_protocol_and_none_is_the_query_itself(pa
     )
 
 
-def test_an_attack_hurts_and_that_of_asam_moves_queries_where_the_branch_exists(packed):
+def test_an_attack_hurts_and_that_of_asam_moves_queries(packed):
     evaluator = evaluator_of(packed)
     clean = evaluator.evaluate()
     found = examine(evaluator, clean, Trials(attack=MetricAttack(16, 5, 4, Goal.BOTH))).attacks
@@ -162,9 +172,16 @@ def test_an_attack_hurts_and_that_of_asam_moves_queries_where_the_branch_exists(
     for direction, result in clean.results.items():
         assert found[Attack.METRIC][direction].retrieval.map < result.map
         assert found[Attack.SELF][direction].cosine < 0.9999
-    without = evaluator_of(packed, attacker=False)
-    attacks = examine(without, without.evaluate(), Trials(attack=MetricAttack(steps=1))).attacks
-    assert set(attacks) == {Attack.METRIC}
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_every_variant_can_be_attacked_and_by_its_own_branch_where_it_has_one(packed, variant):
+    evaluator = evaluator_of(packed, variant)
+    attacks = examine(evaluator, evaluator.evaluate(), Trials(attack=MetricAttack(steps=1))).attacks
+    assert set(attacks) == ({Attack.METRIC, Attack.SELF} if variant.attacker else {Attack.METRIC})
+    for scores in attacks.values():
+        assert set(scores) == set(Direction)
+        assert all(0 < scored.retrieval.map <= 1 and scored.cosine < 1 for scored in scores.values())
 
 
 @pytest.mark.parametrize("training", [True, False])
