@@ -23,6 +23,8 @@ COMMANDS = {
     "sweep": "train the points of Fig. 8, several seeds each, and draw the curves",
     "runs": "list, show, compare, gather, send and close runs",
     "report": "pictures, tables and a page of one run, or of several side by side",
+    "export": "write the embedding model of a checkpoint as a program that needs nothing of ours",
+    "search": "find a person of one light among tracklets of the other",
     "doctor": "look for what would make a run fail, or be slow, before it is started",
     "slurm": "tell what sbatch would be given, and what would go wrong",
     "config": "print the configuration, its difference from the paper, its JSON schema",

@@ -360,3 +360,27 @@ def _reap(client: Any, experiment: str, silent_seconds: float) -> list[str]:
             client.set_terminated(run.info.run_id, "KILLED", _milliseconds(beat))
             closed.append(run.info.run_name)
     return closed
+
+
+def checkpoint_of(tracking_uri: str, model_id: str) -> tuple[Path, str]:
+    """Where the checkpoint lies that a model stands for, on the machine that trained it, and its sha256.
+
+    Raises ValueError if there is no such model, or one of another origin; ConnectionError if the server does not answer.
+    """
+    mlflow = _mlflow()
+    try:
+        client = client_of(tracking_uri)
+        model = client.get_logged_model(model_id)
+        folder = client.get_run(model.source_run_id).data.tags[names.Tag.RUN_FOLDER]
+        return Path(folder) / model.tags[names.ModelTag.PATH], model.tags[names.ModelTag.DIGEST]
+    except KeyError as error:
+        raise ValueError(
+            f"{model_id}: this model stands for no checkpoint of ours; it has no tag {error}"
+        ) from error
+    except mlflow.MlflowException as error:
+        told = redacted(str(error).splitlines()[0])
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise ValueError(
+                f"{redacted(tracking_uri)}: there is no model {model_id!r} ({told}); MLflow's pages show the id of each"
+            ) from error
+        raise ConnectionError(f"{redacted(tracking_uri)}: {told}") from error

@@ -1,0 +1,1 @@
+"""What trained weights are for: programs for others to run, and searching people."""
