@@ -187,10 +187,13 @@ def _at_the_end(runs: dict[str, list[Trained]]) -> Table:
     for arm, trained in runs.items():
         last = [run.engine.readings[run.engine.step] for run in trained]
         scores = (spread(run.rank1 for run in trained), spread(run.map for run in trained))
+        lost = spread(run.map - plain.map for run, plain in zip(trained, runs["baseline"], strict=True))
         beliefs = (spread(readings[name] for readings in last) if name in last[0] else "" for name in columns)
-        rows.append((arm, *scores, *beliefs))
+        rows.append((arm, *scores, lost, *beliefs))
     return Table(
-        "At the end: retrieval of unseen identities, and beliefs", ("", "Rank-1", "mAP", *columns), rows
+        "At the end: retrieval of unseen identities, and beliefs",
+        ("", "Rank-1", "mAP", "mAP less the baseline's", *columns),
+        rows,
     )
 
 

@@ -86,7 +86,7 @@ def module_alone(
         return float((logits(identity).argmax(1) == identity).double().mean())
 
 
-SCRATCH_EPOCHS, KNOWING_EPOCHS = 15, 5
+SCRATCH_EPOCHS, KNOWING_EPOCHS = 10, 5
 BASE: dict[str, Any] = {
     "data": {"height": 16 * NUM_PARTS, "width": 32, "num_identities": NUM_IDENTITIES, "num_tracklets": 2},
     "model": {"backbone": "thin", "weights": "none", "num_parts": NUM_PARTS},
