@@ -9,21 +9,23 @@ import tyro
 
 from reid import config as configuration
 from reid.arguments import parse
+from reid.commands import experiment
 
 if TYPE_CHECKING:
+    from reid.experiments.trials import Record
     from reid.report.subject import Subject
 
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Write pictures, tables and one page that holds everything, of one run or of several side by side.
+    """Write pictures, tables and one page that holds everything, of one run, of several side by side, or of an experiment.
 
     The newest weights of each run are scored again, in fp32. Where weights or data set are gone, the page says so, and
     holds what the journal knows.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, or folders that hold such."""
+    """Folders of runs, or folders that hold such; or that of `reid ablate` or `reid sweep`."""
     out: Path | None = None
     """Where to write; by default `report` in the run's folder, or beside the runs."""
     root: str | None = None
@@ -40,11 +42,15 @@ class ReportArguments:
 
 def main(arguments: Sequence[str]) -> int:
     chosen = parse(ReportArguments, arguments, "report")
+    from reid.experiments import trials
     from reid.report.report import write
     from reid.report.subject import labels, place_of
     from reid.tracking import family, names
     from reid.tracking import runs as journals
 
+    record = trials.read(chosen.runs[0]) if len(chosen.runs) == 1 else None
+    if record is not None:
+        return _report_experiment(record, chosen.runs[0], chosen)
     found = [run for folder in chosen.runs for run in journals.find(folder)]
     parents = family.families(found)
     folders = [run for run in found if run not in parents]
@@ -55,6 +61,23 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.attach:
         journals.attach(folders[0], {page: names.Folder.REPORT}, {})
     print(page)
+    return 0
+
+
+def _report_experiment(record: "Record", folder: Path, chosen: ReportArguments) -> int:
+    """The tables and curves of an experiment, and the answers of one trial of each row that its file wants pictured."""
+    from reid.experiments import trials
+    from reid.report.report import write
+    from reid.report.subject import labels
+
+    if chosen.attach:
+        raise ValueError("--attach: only a page about one run can become part of it")
+    begun = trials.begun(record, folder)
+    if not begun:
+        raise ValueError(f"{folder}: no trial has begun yet")
+    shown = list(dict.fromkeys(begun[row][0] for row in record.experiment.pictured if row in begun))
+    subjects = [_subject(*run, chosen) for run in zip(shown, labels(shown), strict=True)] if shown else []
+    print(write(subjects, chosen.out or folder / "report", experiment.results(record, begun)))
     return 0
 
 

@@ -203,7 +203,7 @@ def _draw_swept(axes: Axes, found: Swept, direction: Direction) -> None:
         axes.fill_between(found.values, mean - deviation, mean + deviation, color=color, alpha=0.2, lw=0)
     if found.chosen is not None:
         axes.axvline(found.chosen, color=QUIET, lw=1, ls="--", label="the paper's choice")
-    axes.set_xscale("log")
+    axes.set_xscale("log" if found.values.min() > 0 else "linear")
     axes.set_xticks(found.values, [f"{value:g}" for value in found.values])
     axes.minorticks_off()
 

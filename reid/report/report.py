@@ -1,8 +1,8 @@
-"""The report of one run or several: pictures and tables as files, and one page that holds them all.
+"""The report of one run, of several, or of an experiment: pictures and tables as files, and one page that holds them all.
 
-    Subject of each run -> sections -> FOLDER/report.html
-                                       FOLDER/pictures/*.png
-                                       FOLDER/paper/*.pdf, *.tex, *.md     what a paper takes as it is
+    Subject of each run, Results -> sections -> FOLDER/report.html
+                                                FOLDER/pictures/*.png
+                                                FOLDER/paper/*.pdf, *.tex, *.md     what a paper takes as it is
 
 What cannot be shown is said where it would stand, with the reason, and the rest is there.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from reid.report import album, overview, plates
+from reid.report.experiment import Results
 from reid.report.page import Section, columns, document, figure, note, paragraph, table
 from reid.report.plates import Picture
 from reid.report.rendering import write as write_figure
@@ -60,20 +61,32 @@ class Folder:
         (paper / f"{name}.tex").write_text("\n".join(one.latex() for one in given))
 
 
-def write(subjects: Sequence[Subject], path: Path) -> Path:
-    """Write the report of runs, whose names differ, into a folder. Returns the page."""
+def write(subjects: Sequence[Subject], path: Path, experiment: Results | None = None) -> Path:
+    """Write the report of runs, whose names differ, into a folder. Returns the page.
+
+    What an `experiment` has shown comes first; the runs are then some of its trials, or none.
+    """
     path.mkdir(parents=True, exist_ok=True)
     folder = Folder(path)
-    sections = [
-        Section("results", "Results", [*_results(subjects, folder)]),
-        Section("runs", "What was run", [columns(overview.facts(subjects), overview.differences(subjects))]),
-        Section("training", "Training", [*_curves(subjects, folder)]),
-        Section("batch", "What the network was shown", [*_batches(subjects, folder)]),
-        *_pictures(subjects, folder),
-    ]
-    warning = SYNTHETIC if any(subject.synthetic for subject in subjects) else ""
+    sections = []
+    if experiment is not None:
+        sections.append(Section("experiment", experiment.title, [*_experiment(experiment, folder)]))
+    if subjects:
+        sections += [
+            Section("results", "Results", [*_results(subjects, folder)]),
+            Section(
+                "runs", "What was run", [columns(overview.facts(subjects), overview.differences(subjects))]
+            ),
+            Section("training", "Training", [*_curves(subjects, folder)]),
+            Section("batch", "What the network was shown", [*_batches(subjects, folder)]),
+            *_pictures(subjects, folder),
+        ]
+    synthetic = any(subject.synthetic for subject in subjects) or (
+        experiment is not None and experiment.synthetic
+    )
     page = path / PAGE
-    text = document(_title(subjects), _lead(subjects), sections, warning)
+    title = _title(subjects) if experiment is None else experiment.title
+    text = document(title, _lead(subjects), sections, SYNTHETIC if synthetic else "")
     page.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     return page
 
@@ -85,8 +98,16 @@ def _title(subjects: Sequence[Subject]) -> str:
 
 
 def _lead(subjects: Sequence[Subject]) -> str:
-    experiments = ", ".join(dict.fromkeys(subject.summary.experiment for subject in subjects))
-    return f"Experiment {experiments}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by reid report."
+    names = ", ".join(dict.fromkeys(subject.summary.experiment for subject in subjects))
+    of = f"Experiment {names}. " if names else ""
+    return f"{of}Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by reid report."
+
+
+def _experiment(experiment: Results, folder: Folder) -> Iterator[Element]:
+    made = experiment.tables()
+    folder.tables(experiment.name, made)
+    yield from (folder.figure(picture) for picture in experiment.pictures())
+    yield from map(table, made)
 
 
 def _results(subjects: Sequence[Subject], folder: Folder) -> Iterator[Element]:
