@@ -180,6 +180,7 @@ def _show(chosen: ExperimentArguments) -> None:
     """Tell the run above the trials what they reached; write and print the results."""
     from reid.experiments import trials
     from reid.tracking import family
+    from reid.tracking.tracker import OFFLINE
 
     record = trials.read(chosen.out)
     if record is None:
@@ -197,6 +198,8 @@ def _show(chosen: ExperimentArguments) -> None:
     else:
         printing.tables(tables, chosen.format)
     _say("\n".join(map(str, files)))
+    if record.base.tracking.uri != OFFLINE:
+        _say(f"`reid runs sync {chosen.out}` tells MLflow of the run above the trials")
 
 
 def _say(text: str) -> None:
