@@ -85,10 +85,10 @@ def told(command: str, words: Sequence[str]) -> tuple[ExperimentArguments, Path 
 
 
 def _main(command: str, default: Path, arguments: Sequence[str]) -> int:
+    chosen, file = told(command, arguments)
     from reid.experiments import experiment as experiments
     from reid.experiments import trials
 
-    chosen, file = told(command, arguments)
     part = _part(chosen)
     if chosen.results_only:
         _show(chosen)
