@@ -169,4 +169,4 @@ def _panel(query: "Tracklet", answers: "list[Answer]", loaded: "Weights") -> "Pa
         np.array([[answer.similarity for answer in answers]]),
         np.array([[answer.rank for answer in answers]]),
     )
-    return Panel(_title(query), clip_of(query)[None], np.array([identity_of(query)]), [ranking])
+    return Panel("Found", clip_of(query)[None], np.array([identity_of(query)]), [ranking])

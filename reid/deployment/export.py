@@ -36,7 +36,7 @@ class Exported(NamedTuple):
 
 
 def export(weights: Weights, out: Path, *, with_onnx: bool = False) -> list[Exported]:
-    """Write `out`, a .pt2, and beside it, if asked for, the same as ONNX. Takes the network of `weights` apart.
+    """Write `out`, a .pt2, and beside it, if asked for, the same as ONNX.
 
     Raises ValueError for a name that cannot be written or packages that are missing, before anything is computed, and
     RuntimeError if what was written computes something else than the checkpoint; then nothing is published.
@@ -60,11 +60,11 @@ def export(weights: Weights, out: Path, *, with_onnx: bool = False) -> list[Expo
     expected = cases(weights)
     log.info("tracing %s, step %d", weights.path, weights.step)
     program = exported(weights)
-    written = [_publish(out, lambda path: _write(program, facts, path), _read, expected)]
+    written = [publish(out, lambda path: _write(program, facts, path), _read, expected)]
     if with_onnx:
         log.info("converting to ONNX")
         path = out.with_suffix(".onnx")
-        written.append(_publish(path, lambda draft: onnx.write(program, facts, draft), onnx.read, expected))
+        written.append(publish(path, lambda draft: onnx.write(program, facts, draft), onnx.read, expected))
     return written
 
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> Program:
     return module
 
 
-def _publish(
+def publish(
     path: Path, write: Callable[[Path], None], read: Callable[[Path], Program], expected: Cases
 ) -> Exported:
     """Write a file, ask it what the checkpoint was asked, and give it its name if it agrees."""

@@ -8,6 +8,7 @@ batch may mix them. The batch is free, frames and size are those of training.
 """
 
 import warnings
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,11 @@ Cases = list[tuple[Tensor, Tensor, Tensor]]  # clips, infrared, embeddings
 
 
 class EmbeddingModel(nn.Module):
-    """`network.embed` for clips of both modalities at once, without the parts that it does not pass through.
-
-    Takes `network` apart: it is of no other use afterwards.
-    """
+    """`network.embed` for clips of both modalities at once: a copy without the parts that they do not pass through."""
 
     def __init__(self, network: Network, kind: Embedding) -> None:
         super().__init__()
+        network = deepcopy(network)
         needed = {Part.STEM, Part.DEFENCE}
         if kind in {Embedding.GUIDED, Embedding.BOTH}:
             needed.add(Part.GUIDANCE)
@@ -66,7 +65,7 @@ def cases(weights: Weights) -> Cases:
 
 
 def exported(weights: Weights) -> ExportedProgram:
-    """The program. Takes the network of `weights` apart."""
+    """The program, with a batch of any size."""
     model = EmbeddingModel(weights.network, weights.protocol.embedding).eval()
     clips = _clips(2, weights.protocol.shape, torch.Generator().manual_seed(0))
     batch = Dim("batch", min=1)

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from reid.report.rendering import RIGHT, WRONG
 from reid.report.sheets import (
     NOBODY,
+    UNKNOWN,
     Attended,
     Panel,
     Ranking,
@@ -129,6 +130,20 @@ def test_attention_is_warm_where_it_is_greatest_and_the_clip_is_grey_below():
     assert redness[1].max() > 0 > redness[2].max()
     nowhere = overlaid(one.clip, np.zeros((3, 4, 2)))
     np.testing.assert_array_equal(nowhere[0], shown[0])
+
+
+def test_who_is_unknown_is_neither_right_nor_wrong():
+    given = ranking()._replace(identity=np.array([[UNKNOWN, 4, 5], [7, UNKNOWN, NOBODY]]))
+    figure = retrieval_sheet(panel(given)._replace(identity=np.array([4, UNKNOWN])), synthetic=False)
+    shown = texts(figure)
+    assert [text for text in shown if text.endswith(("0.90", "0.80", "0.70", "0.60", "0.50"))] == [
+        "0.90",
+        "✓ 0.80",
+        "✗ 0.70",
+        "0.60",
+        "0.50",
+    ]
+    assert {"person 4", "somebody"} <= set(shown)
 
 
 def test_an_attention_sheet_has_the_clip_and_a_row_a_run():
