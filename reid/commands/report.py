@@ -97,7 +97,7 @@ def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
         label,
         summary(folder),
         difference=None if left.config is None else configuration.difference(left.config),
-        found=None if left.scored is None else album.Found(left.scored.evaluator, left.scored.evaluation),
+        found=left.scored,
         seen=None
         if left.scored is None or left.batch is None
         else album.seen(chosen.step, *left.batch, left.scored.manifest),

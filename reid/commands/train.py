@@ -48,9 +48,8 @@ def _train(arguments: Sequence[str]) -> int:
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        found = album.Found(scored.evaluator, scored.evaluation)
         seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
-        drawn = plates.kept(found, seen, chosen.run, chosen.run.resolve().name)
+        drawn = plates.kept(scored, seen, chosen.run, chosen.run.resolve().name)
         description = tables.results(scored.evaluation.results, **scored.labels).markdown()
         return plates.saved(drawn, chosen.run / "pictures"), description
 

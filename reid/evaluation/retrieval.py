@@ -265,6 +265,22 @@ class Evaluator:
         )
 
 
+@dataclass(frozen=True)
+class Found:
+    """What some weights make of a data set, with all that is needed to ask them again."""
+
+    evaluator: Evaluator
+    evaluation: Evaluation
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.evaluator.manifest
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.evaluator.protocol
+
+
 def similarities(query: Tensor, gallery: Tensor) -> Iterator[NDArray[np.float32]]:
     """Cosines of unit vectors (Q, D) and (G, D), a row (G,) a query; the whole matrix never exists."""
     for block in query.split(SIMILARITY_ROWS):

@@ -12,7 +12,6 @@ The clips shown are the ones that were embedded: T frames at the size of the net
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from reid.data.clips import ClipReader, ClipShape, PairedClips, as_tensor, norma
 from reid.data.manifest import Manifest
 from reid.evaluation.attention import attention
 from reid.evaluation.metrics import Labels, first_answers
-from reid.evaluation.retrieval import Embedded, Evaluation, Evaluator, Protocol
+from reid.evaluation.retrieval import Embedded, Found
 from reid.report.charts import Map, Numbers, Pairs
 from reid.report.projection import tsne
 from reid.report.sheets import NOBODY, Attended, Panel, Photographs, Ranking, Seen
@@ -36,21 +35,6 @@ MAX_MAPPED = 12  # clips of a person in one light, in the plane
 MAX_CLIPS = 800  # of one modality, for the distances between all pairs
 
 Rows = NDArray[np.int64]
-
-
-class Found(NamedTuple):
-    """What the weights of a run make of a data set."""
-
-    evaluator: Evaluator
-    evaluation: Evaluation
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.evaluator.manifest
-
-    @property
-    def protocol(self) -> Protocol:
-        return self.evaluator.protocol
 
 
 Runs = Mapping[str, Found]  # by the name that a picture shows; those of one mapping are comparable

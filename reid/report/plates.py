@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from reid.evaluation.retrieval import Found
 from reid.report import album, charts, sheets
-from reid.report.album import Found, Runs
+from reid.report.album import Runs
 from reid.report.projection import usable_perplexity
 from reid.report.rendering import Draw, write
 from reid.report.sheets import Seen

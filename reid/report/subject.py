@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.report.album import Found
+from reid.evaluation.retrieval import Found
 from reid.report.sheets import Seen
 from reid.tracking.names import Tag
 from reid.tracking.runs import Summary

@@ -14,7 +14,7 @@ from reid import config as configuration
 from reid.config import Config, ConfigError
 from reid.data.dataset import open_dataset
 from reid.data.manifest import Manifest
-from reid.evaluation.retrieval import Evaluation, Evaluator, Protocol
+from reid.evaluation.retrieval import Evaluator, Found
 from reid.evaluation.robustness import Robustness, Trials, examine, require_plain
 from reid.model.resnet import pretrained
 from reid.runtime import Runtime
@@ -32,22 +32,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores and all that is printed beside them. `robustness` is there where trials were asked for."""
+class Scored(Found):
+    """What was found, and all that is printed beside it. `robustness` is there where trials were asked for."""
 
-    evaluation: Evaluation
-    evaluator: Evaluator
     step: int
     checkpoint: Path
     robustness: Robustness | None = None
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.evaluator.manifest
-
-    @property
-    def protocol(self) -> Protocol:
-        return self.evaluator.protocol
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -117,7 +107,7 @@ def _train(
             _leave(ending.signal, folder, runtime, tracker)
             return None
         assert ending.evaluation is not None
-        scored = Scored(ending.evaluation, engine.evaluator, engine.step, engine.newest)
+        scored = Scored(engine.evaluator, ending.evaluation, engine.step, engine.newest)
         _draw(scored, publish, config, runtime, tracker)
     return scored
 
@@ -200,7 +190,7 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot, trials: Trials | No
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
         evaluation = evaluator.evaluate()
         robustness = None if trials is None else examine(evaluator, evaluation, trials)
-        return Scored(evaluation, evaluator, snapshot.step, path, robustness)
+        return Scored(evaluator, evaluation, snapshot.step, path, robustness)
     finally:
         runtime.end()
 

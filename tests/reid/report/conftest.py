@@ -9,8 +9,7 @@ import torch
 
 from reid.data.manifest import Manifest
 from reid.evaluation.metrics import Labels, evaluate
-from reid.evaluation.retrieval import Embedded, Evaluation, Evaluator
-from reid.report.album import Found
+from reid.evaluation.retrieval import Embedded, Evaluation, Evaluator, Found
 from reid.runtime import Runtime
 from reid.training import build
 from reid.types import Direction, Role, Variant

@@ -96,7 +96,7 @@ def test_where_everything_is_found_nothing_fails(knowing):
         first_hit=np.zeros(len(knowing.evaluation.query.rows), np.int64)
     )
     evaluation = replace(knowing.evaluation, results={direction: perfect})
-    assert album.failed({"a run": knowing._replace(evaluation=evaluation)}, direction) is None
+    assert album.failed({"a run": replace(knowing, evaluation=evaluation)}, direction) is None
 
 
 def test_attention_is_shown_for_clips_of_both_lights_of_the_same_person_in_every_run(untrained):
@@ -143,7 +143,7 @@ def test_only_runs_that_searched_the_same_tracklets_are_put_together(untrained):
     full = untrained["full"]
     query = full.evaluation.query
     fewer = replace(full.evaluation, query=replace(query, rows=query.rows[:-1], vectors=query.vectors[:-1]))
-    runs = {**untrained, "fewer": full._replace(evaluation=fewer)}
+    runs = {**untrained, "fewer": replace(full, evaluation=fewer)}
     assert [list(group) for group in album.comparable(runs)] == [["baseline", "full"], ["fewer"]]
 
 
