@@ -110,15 +110,6 @@ def _record(tracklet: "Tracklet") -> dict[str, Any]:
     }
 
 
-def _title(query: "Tracklet") -> str:
-    light = query.modality.name.lower()
-    return f"Who looks like {query.key} ({light}{_of(query)})"
-
-
-def _of(tracklet: "Tracklet") -> str:
-    return "" if tracklet.identity is None else f", person {tracklet.identity}, camera {tracklet.camera}"
-
-
 def _table(query: "Tracklet", answers: "list[Answer]", loaded: "Weights", *, synthetic: bool) -> "Table":
     from reid.report.tables import Table, labelled
 
@@ -140,12 +131,15 @@ def _table(query: "Tracklet", answers: "list[Answer]", loaded: "Weights", *, syn
         for answer in answers
     ]
     shape = loaded.protocol.shape
-    note = (
-        f"{loaded.path.name} of {loaded.config.model.variant}, {loaded.protocol.embedding} embedding of {shape.frames} frames "
-        f"of {shape.height}x{shape.width}"
+    light = query.modality.name.lower()
+    who = "" if query.identity is None else f", person {query.identity}, camera {query.camera}"
+    notes = (
+        f"{query.key}: {light}{who}",
+        f"{loaded.path.name} of {loaded.config.model.variant}, {loaded.protocol.embedding} embedding, {shape.frames} frames of "
+        f"{shape.height}x{shape.width}",
     )
-    title = labelled(_title(query), synthetic)
-    return Table(title, ("rank", "tracklet", "cosine", *known), tuple(rows), (note,))
+    title = labelled(f"Who looks like that {light} person", synthetic)
+    return Table(title, ("rank", "tracklet", "cosine", *known), tuple(rows), notes)
 
 
 def _panel(query: "Tracklet", answers: "list[Answer]", loaded: "Weights") -> "Panel":

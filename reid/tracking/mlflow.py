@@ -52,6 +52,7 @@ def _mlflow() -> Any:
     quiet_environment()
     import mlflow  # noqa: PLC0415  # takes seconds, and must see the environment
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every table of an SQLite file
     return mlflow
 
 
