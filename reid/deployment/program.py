@@ -7,6 +7,7 @@ A clip through both stems costs a few percent more than through one; for that th
 batch may mix them. The batch is free, frames and size are those of training.
 """
 
+import math
 import warnings
 from copy import deepcopy
 
@@ -82,7 +83,7 @@ def exported(weights: Weights) -> ExportedProgram:
 def difference(one: Tensor, other: Tensor) -> float:
     """The largest distance between vectors (B, D) that should be equal; infinite if one is no number."""
     distance = float((one - other).norm(dim=1).max())
-    return distance if distance == distance else float("inf")  # noqa: PLR0124 - NaN is unlike itself
+    return math.inf if math.isnan(distance) else distance
 
 
 def _clips(size: int, shape: ClipShape, generator: torch.Generator) -> Tensor:
