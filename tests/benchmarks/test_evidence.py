@@ -103,7 +103,7 @@ def test_an_arm_changes_the_weight_of_its_objective_alone(walkers: Walkers) -> N
 def test_both_ways_go_on_from_step_1_and_only_step_2_leaves_the_classifier_as_it_was(
     walkers: Walkers,
 ) -> None:
-    runs = evidence_stage2.branches(walkers, 0)
+    runs = evidence_stage2.branches(walkers, 0, (7,))
     weights = {name: run.engine.network.defence_classifier.weight for name, run in runs.items()}
     assert torch.equal(weights["Step I"], weights["Step II"])
     assert not torch.equal(weights["Step I"], weights["Step I continued"])
