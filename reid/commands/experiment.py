@@ -177,9 +177,10 @@ def _line(outcome: "Outcome", asked: Sequence[int]) -> str:
 
 
 def _show(chosen: ExperimentArguments) -> None:
-    """Tell the run above the trials what they reached; write and print the results."""
+    """Tell the runs above the trials what they reached; write and print the results."""
     from reid.experiments import trials
     from reid.tracking import family
+    from reid.tracking.runs import find
     from reid.tracking.tracker import OFFLINE
 
     record = trials.read(chosen.out)
@@ -190,8 +191,9 @@ def _show(chosen: ExperimentArguments) -> None:
         raise ConfigError(f"{chosen.out}: no trial has begun yet")
     found = results(record, begun)
     tables = found.tables()
-    children = sorted({run for runs in begun.values() for run in runs})
-    family.gather(chosen.out, children, "\n".join(table.markdown() for table in tables))
+    description = "\n".join(table.markdown() for table in tables)
+    for parent, children in family.families(find(chosen.out)).items():
+        family.gather(parent, children, description if parent == chosen.out else "")
     files = found.write(chosen.out)
     if chosen.format == "json":
         print(json.dumps(found.as_records(), indent=2))
@@ -199,7 +201,7 @@ def _show(chosen: ExperimentArguments) -> None:
         printing.tables(tables, chosen.format)
     _say("\n".join(map(str, files)))
     if record.base.tracking.uri != OFFLINE:
-        _say(f"`reid runs sync {chosen.out}` tells MLflow of the run above the trials")
+        _say(f"`reid runs sync {chosen.out}` tells MLflow of the runs above the trials")
 
 
 def _say(text: str) -> None:

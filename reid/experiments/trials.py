@@ -4,6 +4,7 @@
                                                  FOLDER/ROW-SEED                its run
                                                  FOLDER/logs/ROW-SEED.log       what it said
     FOLDER/experiment.yaml   what FOLDER is for: no other experiment can use it
+    FOLDER, FOLDER/rows/ROW  runs above the trials: of the experiment, and of the seeds of each row
 
 Rows that make the same configuration, such as the paper's own in three curves, share their trials: those of the first.
 """
@@ -59,8 +60,14 @@ class Trial(NamedTuple):
         return self.has_begun() and summary(self.run).status == Status.FINISHED
 
     def write(self) -> None:
-        """Write the file of its configuration."""
+        """Write the file of its configuration, and begin the run above the seeds of its row."""
         _replace(self.file, configuration.to_yaml(self.config))
+        family.begin(
+            _above(self.row, self.folder),
+            experiment=self.config.tracking.experiment,
+            run_name=self.row.name,
+            parent=self.folder,
+        )
 
 
 class Record(NamedTuple):
@@ -82,7 +89,7 @@ def plan(
     owners = _owners(experiment, base)
     owning = {owners[row.name].name: owners[row.name] for row in rows}
     return [
-        Trial(row, seed, _configured(base, row, seed, folder.resolve()), folder)
+        Trial(row, seed, _configured(base, row, seed, _above(row, folder).resolve()), folder)
         for seed in range(base.seed, base.seed + num_seeds)
         for row in owning.values()
     ]
@@ -135,6 +142,11 @@ def begun(record: Record, folder: Path) -> dict[str, list[Path]]:
         for row in record.experiment.every_row
         if (owner := owners[row.name].name) in runs
     }
+
+
+def _above(row: Row, folder: Path) -> Path:
+    """The folder of the run above the seeds of a row."""
+    return folder / "rows" / row.name
 
 
 def _owners(experiment: Experiment, base: Config) -> dict[str, Row]:

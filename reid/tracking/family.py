@@ -46,7 +46,8 @@ def gather(parent: Path, children: Sequence[Path], description: str = "") -> Sta
     """Tell a parent what its children reached so far, and how it therefore stands.
 
     It takes the parameters that all children share. Where they differ in nothing but the seed, it takes the mean and the
-    sample deviation of every score over those that have finished, at the step "number of children that have finished".
+    sample deviation of every score over those that have finished, at the step "number of children that have finished", and
+    says like them what was learned, so that a run above it can tell it from its neighbours.
     It is SCHEDULED while a child is still to end, then FINISHED, or FAILED if not all children finished. `description` is
     Markdown. May be called again at any time. Raises ValueError without children, JournalInUseError.
     """
@@ -60,10 +61,13 @@ def gather(parent: Path, children: Sequence[Path], description: str = "") -> Sta
         tracker = Tracker(journal, None)
         tracker.params(_shared(found))
         tracker.tags({names.Tag.CHILDREN: f"{len(finished)} of {len(found)} finished"})
+        alone = _differ_in_seeds_alone(found)
+        if alone and (learned := found[0].tags.get(names.Tag.LEARNED_SHA)):
+            tracker.tags({names.Tag.LEARNED_SHA: learned})
         if description:
             tracker.description(description)
         known = {key: point.value for (key, step), point in journal.points.items() if step == len(finished)}
-        means = _means(finished) if _differ_in_seeds_alone(found) else {}
+        means = _means(finished) if alone else {}
         if new := {key: value for key, value in means.items() if known.get(key) != value}:
             journal.append(
                 Kind.METRICS, new, len(finished)

@@ -67,7 +67,10 @@ def test_an_ablation_that_was_stopped_goes_on_where_it_was_and_ends_in_a_table(s
     key = names.first_rank(Direction.VISIBLE_TO_INFRARED)
     assert row["mean"][key] == summary(run).metrics[key]
     assert "Baseline & 1 & " in (folder / "table1.tex").read_text()
-    assert header(run)["parent_uid"] == header(folder)["uid"]
+    above = folder / "rows" / "baseline"
+    assert header(run)["parent_uid"] == header(above)["uid"]
+    assert header(above)["parent_uid"] == header(folder)["uid"]
+    assert summary(above).metrics[key] == summary(run).metrics[key]
     assert summary(folder).tags[names.Tag.CHILDREN] == "1 of 1 finished"
     assert "Table 1" in summary(folder).tags[names.Tag.DESCRIPTION]
 

@@ -23,6 +23,7 @@ def trained(tmp_path):
     def train(program: str, *rows: str, num_jobs: int = 1, asked: tuple[int, ...] | list[int] = ()):
         head = "import os, signal, sys, time\nfrom pathlib import Path\nrun = Path(sys.argv[sys.argv.index('--run') + 1])\n"
         (tmp_path / "launcher.py").write_text(head + program)
+        trials.claim(TABLE, Config(), tmp_path / "out")
         planned = trials.plan(TABLE, TABLE.chosen(rows), Config(), tmp_path / "out", 1)
         launcher = (sys.executable, str(tmp_path / "launcher.py"))
         return runner.perform(planned, launcher=launcher, num_jobs=num_jobs, asked=asked)

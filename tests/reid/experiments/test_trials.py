@@ -40,11 +40,13 @@ def test_a_trial_differs_from_the_others_in_nothing_but_its_row_its_seed_and_the
     first, *_, last = planned(start=start, folder=tmp_path, num_seeds=2)
     assert configuration.difference(first.config, start) == {
         "model.variant": ("full", "baseline"),
-        "tracking.parent": (None, str(tmp_path)),
+        "tracking.parent": (None, str(tmp_path / "rows" / "baseline")),
     }
     assert configuration.difference(last.config, start).keys() == {"seed", "tracking.parent"}
+    trials.claim(TABLE, start, tmp_path)
     last.write()
     assert configuration.from_yaml(last.file) == last.config
+    assert header(last.config.tracking.parent)["parent_uid"] == header(tmp_path)["uid"]
 
 
 def test_seeds_begin_at_that_of_the_configuration():

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from reid.tracking import names, target
 from reid.tracking.family import begin, families, gather, leaves
 from reid.tracking.journal import FILE_NAME, Kind, header, read
-from reid.tracking.runs import find, series, summary
+from reid.tracking.runs import attach, find, series, summary
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
 from reid.types import Direction
@@ -88,6 +88,19 @@ def test_children_that_differ_in_more_than_the_seed_have_no_mean(tmp_path, other
     found = summary(above)
     assert found.metrics == {}
     assert found.params == {"lr": "0.1"} | ({"variant": "full"} if other["variant"] == "full" else {})
+
+
+def test_rows_whose_difference_no_parameter_shows_have_no_common_mean(tmp_path):
+    above = parent(tmp_path / "all")
+    rows = []
+    for learned in ("one", "other"):
+        rows.append(parent(tmp_path / learned, above))
+        trial = child(tmp_path / f"{learned}-0", rows[-1], 0, 0.5, variant="full")
+        attach(trial, {}, {names.Tag.LEARNED_SHA: learned})
+        gather(rows[-1], [trial])
+    gather(above, rows)
+    assert [summary(row).metrics[RANK1] for row in rows] == [0.5, 0.5]
+    assert summary(above).metrics == {}
 
 
 def test_families_are_found_lower_ones_first(tmp_path):
