@@ -323,15 +323,17 @@ class ConfigError(ValueError):
 
 def from_yaml(path: Path) -> Config:
     """Read a configuration file. Raises ConfigError naming the file and every mistake in it."""
+    return from_dict(content_of(path, "launch/experiments/vcm.yaml") or {}, str(path))
+
+
+def content_of(path: Path, example: str) -> Any:
+    """What a YAML file holds. Raises ConfigError with the reason and an `example` where it cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; give a YAML file, such as launch/experiments/vcm.yaml"
-        ) from error
+        raise ConfigError(f"{path}: {error.strerror}; give a YAML file, such as {example}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this is no YAML: {error}") from error
-    return from_dict(content or {}, str(path))
 
 
 def from_dict(content: Any, source: str) -> Config:

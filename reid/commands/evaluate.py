@@ -12,7 +12,7 @@ from reid.commands import printing
 from reid.types import Embedding, Goal
 
 if TYPE_CHECKING:
-    from reid.evaluation.robustness import Trials
+    from reid.evaluation.robustness import Conditions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EvaluateArguments:
     """Of --attack: how far a pixel is changed in one step, in 1/255."""
     attack_goal: Goal = Goal.MATCH
     """Of --attack: what embeddings are led away from: the right answers, the query's own clean embedding, or both."""
-    trial_seed: int = 0
+    disturbance_seed: int = 0
     """Of --corruptions and --attack: what is drawn at random follows from it and from the tracklet."""
     num_workers: int | None = None
     """Worker processes that read and decode, if not as many as in training."""
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     from reid.training.run import evaluate as run_evaluation
     from reid.training.run import read_checkpoint
 
-    trials = _trials(chosen)
+    conditions = _conditions(chosen)
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
     changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
@@ -72,24 +72,24 @@ def main(arguments: Sequence[str]) -> int:
         },
         "engine": {"device": chosen.device},
     }
-    scored = run_evaluation(path, configuration.changed(config, changes), snapshot, trials)
+    scored = run_evaluation(path, configuration.changed(config, changes), snapshot, conditions)
     if terminal.speaks():
         printing.scores(scored, as_json=chosen.json)
     return 0
 
 
-def _trials(chosen: EvaluateArguments) -> "Trials | None":
+def _conditions(chosen: EvaluateArguments) -> "Conditions | None":
     """What the queries are put through, if anything. Raises ValueError for options of an attack that nobody asked for."""
     from reid.evaluation.attack import MetricAttack
-    from reid.evaluation.robustness import Trials
+    from reid.evaluation.robustness import Conditions
 
     attack = MetricAttack(
-        chosen.epsilon, chosen.attack_steps, chosen.step_size, chosen.attack_goal, chosen.trial_seed
+        chosen.epsilon, chosen.attack_steps, chosen.step_size, chosen.attack_goal, chosen.disturbance_seed
     )
-    if not chosen.attack and attack != MetricAttack(seed=chosen.trial_seed):
+    if not chosen.attack and attack != MetricAttack(seed=chosen.disturbance_seed):
         raise ValueError(
             "--epsilon, --attack-steps, --step-size and --attack-goal are for --attack, which is missing"
         )
     if not (chosen.attack or chosen.corruptions):
         return None
-    return Trials(chosen.corruptions, attack if chosen.attack else None, chosen.trial_seed)
+    return Conditions(chosen.corruptions, attack if chosen.attack else None, chosen.disturbance_seed)

@@ -64,8 +64,8 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Trials:
-    """What the queries are put through. `seed` is that of the corruptions."""
+class Conditions:
+    """What disturbs the queries. `seed` is that of the corruptions."""
 
     corruptions: bool = False
     attack: MetricAttack | None = None
@@ -76,7 +76,7 @@ class Trials:
 class Robustness:
     """What was found: of each corruption the scores at severity 1 to 5, and of each attack its scores."""
 
-    trials: Trials
+    conditions: Conditions
     corruptions: dict[Corruption, tuple[Scores, ...]]
     attacks: dict[Attack, Scores]
 
@@ -91,28 +91,30 @@ def require_plain(protocol: Protocol) -> None:
         )
 
 
-def examine(evaluator: Evaluator, clean: Evaluation, trials: Trials) -> Robustness:
-    """Put the queries of a clean evaluation through all `trials`. Every process calls it, and all get the same.
+def examine(evaluator: Evaluator, clean: Evaluation, conditions: Conditions) -> Robustness:
+    """Score the queries of a clean evaluation again under `conditions`. Every process calls it, and all get the same.
 
     Without ASAM there is no attack of its own, and none is reported. Raises ValueError as `require_plain` does.
     """
     wanted: dict[tuple[Corruption, int] | Attack, Disturbance] = {}
-    if trials.corruptions:
+    if conditions.corruptions:
         wanted |= {
-            (corruption, severity): partial(corrupt, evaluator, corruption, severity, trials.seed)
+            (corruption, severity): partial(corrupt, evaluator, corruption, severity, conditions.seed)
             for corruption in Corruption
             for severity in SEVERITIES
         }
-    if trials.attack is not None:
-        wanted[Attack.METRIC] = partial(attack_metric, evaluator, trials.attack)
+    if conditions.attack is not None:
+        wanted[Attack.METRIC] = partial(attack_metric, evaluator, conditions.attack)
         if Part.ATTACKER in evaluator.network.parts:
             wanted[Attack.SELF] = partial(attack_self, evaluator)
     found = disturb(evaluator, clean, wanted)
     corruptions = {
         corruption: tuple(found[corruption, severity] for severity in SEVERITIES)
-        for corruption in (Corruption if trials.corruptions else ())
+        for corruption in (Corruption if conditions.corruptions else ())
     }
-    return Robustness(trials, corruptions, {attack: found[attack] for attack in Attack if attack in found})
+    return Robustness(
+        conditions, corruptions, {attack: found[attack] for attack in Attack if attack in found}
+    )
 
 
 def corrupt(evaluator: Evaluator, corruption: Corruption, severity: int, seed: int, asked: Asked) -> Tensor:

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from reid import config as configuration
@@ -108,23 +107,15 @@ class Experiment(_Part):
 def is_one(path: Path) -> bool:
     """Whether a file holds rows or curves, and so an experiment rather than a configuration."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = configuration.content_of(path, "")
+    except ConfigError:
         return False  # who reads it as the one or the other tells what is wrong with it
     return isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"})
 
 
 def from_yaml(path: Path) -> Experiment:
     """Read an experiment. Raises ConfigError naming the file and every mistake in it."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; name an experiment, such as launch/experiments/ablation.yaml"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this is no YAML: {error}") from error
-    return from_dict(content, str(path))
+    return from_dict(configuration.content_of(path, "launch/experiments/ablation.yaml"), str(path))
 
 
 def from_dict(content: Any, source: str) -> Experiment:

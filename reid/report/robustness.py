@@ -35,11 +35,11 @@ def results(found: Robustness, clean: Results, *, protocol: str, synthetic: bool
 
 def as_numbers(found: Robustness, clean: dict[str, Any]) -> dict[str, Any]:
     """The same as fractions, for JSON, with the `clean` numbers of an undisturbed evaluation below a key of that name."""
-    attack = found.trials.attack
+    attack = found.conditions.attack
     numbers: dict[str, Any] = {"synthetic": clean["synthetic"], "disturbed": "queries", "clean": clean}
     if found.corruptions:
         kinds = {str(corruption): _ladder(corruption, of) for corruption, of in found.corruptions.items()}
-        numbers["corruptions"] = {"seed": found.trials.seed, "kinds": kinds}
+        numbers["corruptions"] = {"seed": found.conditions.seed, "kinds": kinds}
     if attack is not None:
         numbers["attacks"] = {
             "metric": {
@@ -83,7 +83,7 @@ def _corruptions(found: Robustness, direction: Direction, clean: Retrieval, synt
         ("Rank-1/mAP", *(str(severity) for severity in SEVERITIES), "Mean", "Lost"),
         (("clean", *("-" for _ in SEVERITIES), _cell(_pair(clean)), "-"), *cells),
         (
-            f"Percent, by severity. {CLEAN_GALLERY} Lost: clean less mean. Seed {found.trials.seed}.",
+            f"Percent, by severity. {CLEAN_GALLERY} Lost: clean less mean. Seed {found.conditions.seed}.",
             f"Severities: {units}.",
         ),
     )
@@ -100,7 +100,7 @@ def _attacks(found: Robustness, clean: Results, protocol: str, synthetic: bool) 
             scored = scores[direction]
             attacked = map(percent, fractions(scored.retrieval).values())
             rows.append((names[attack], *attacked, f"{scored.cosine:.2f}"))
-    assert found.trials.attack is not None
+    assert found.conditions.attack is not None
     own = "ASAM's own: the defence sees what IMSA makes of the stem's features (Eq. 2) in place of them."
     return Table(
         labelled("Queries UNDER ATTACK", synthetic),
@@ -108,7 +108,7 @@ def _attacks(found: Robustness, clean: Results, protocol: str, synthetic: bool) 
         tuple(rows),
         (
             f"Percent. {CLEAN_GALLERY} Cosine: mean, of the queries' vectors with their clean ones.",
-            f"Metric attack: {found.trials.attack.describe()}.",
+            f"Metric attack: {found.conditions.attack.describe()}.",
             own if Attack.SELF in found.attacks else NO_BRANCH,
             f"Protocol: {protocol}.",
         ),

@@ -15,7 +15,7 @@ from reid.config import Config, ConfigError
 from reid.data.dataset import open_dataset
 from reid.data.manifest import Manifest
 from reid.evaluation.retrieval import Evaluator, Found
-from reid.evaluation.robustness import Robustness, Trials, examine, require_plain
+from reid.evaluation.robustness import Conditions, Robustness, examine, require_plain
 from reid.model.resnet import pretrained
 from reid.runtime import Runtime
 from reid.signals import MARKER, Stopped
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored(Found):
-    """What was found, and all that is printed beside it. `robustness` is there where trials were asked for."""
+    """What was found, and all that is printed beside it. `robustness` is there where conditions were asked for."""
 
     step: int
     checkpoint: Path
@@ -171,9 +171,9 @@ def _draw(scored: Scored, publish: Publish, config: Config, runtime: Runtime, tr
         raise RuntimeError(told) if runtime.leads else ToldElsewhereError(told)
 
 
-def evaluate(path: Path, config: Config, snapshot: Snapshot, trials: Trials | None = None) -> Scored:
-    """Score the weights of `snapshot`, read from `path`, as `config` says, and once more under each of the `trials`."""
-    if trials is not None:
+def evaluate(path: Path, config: Config, snapshot: Snapshot, conditions: Conditions | None = None) -> Scored:
+    """Score the weights of `snapshot`, read from `path`, as `config` says, and once more under each of the `conditions`."""
+    if conditions is not None:
         require_plain(build.protocol(config))
     try:
         manifest = open_data(config)
@@ -189,7 +189,7 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot, trials: Trials | No
         protocol = build.protocol(config)
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
         evaluation = evaluator.evaluate()
-        robustness = None if trials is None else examine(evaluator, evaluation, trials)
+        robustness = None if conditions is None else examine(evaluator, evaluation, conditions)
         return Scored(evaluator, evaluation, snapshot.step, path, robustness)
     finally:
         runtime.end()

@@ -269,7 +269,7 @@ def test_accuracy_under_attack_stands_beside_clean_accuracy_and_is_never_taken_f
         "2",
         "--attack-goal",
         "both",
-        "--trial-seed",
+        "--disturbance-seed",
         "3",
     ]
     assert main(["evaluate", "--checkpoint", str(finished), "--json", *options]) == 0

@@ -15,7 +15,7 @@ from reid.evaluation.attack import MetricAttack
 from reid.evaluation.corruptions import SEVERITIES, Corruption, corrupted
 from reid.evaluation.metrics import evaluate
 from reid.evaluation.retrieval import Evaluator, Protocol, similarities
-from reid.evaluation.robustness import Asked, Attack, Trials, corrupt, disturb, examine
+from reid.evaluation.robustness import Asked, Attack, Conditions, corrupt, disturb, examine
 from reid.model.defence import CrossAttention
 from reid.model.network import Network, Structure
 from reid.report import robustness, tables
@@ -55,7 +55,7 @@ def printed(root: Path, batch_clips: int = 4) -> str:
         for name, scores in disturb(evaluator, clean, asks).items()
         for direction, scored in scores.items()
     ]
-    attacks = examine(evaluator, clean, Trials(attack=MetricAttack(steps=2)))
+    attacks = examine(evaluator, clean, Conditions(attack=MetricAttack(steps=2)))
     labels = {"protocol": evaluator.protocol.describe(evaluator.manifest), "synthetic": True}
     numbers = robustness.as_numbers(attacks, tables.as_numbers(clean.results, **labels))
     return json.dumps([found, numbers], allow_nan=False)
@@ -92,7 +92,9 @@ def test_queries_that_are_disturbed_by_nothing_score_as_clean_ones(packed):
         "severity 0": lambda asked: corrupt(evaluator, Corruption.JPEG, 0, 0, asked),
         "itself": lambda asked: asked.clean,
     }
-    attack = examine(evaluator, clean, Trials(attack=MetricAttack(epsilon=0, steps=1))).attacks[Attack.METRIC]
+    attack = examine(evaluator, clean, Conditions(attack=MetricAttack(epsilon=0, steps=1))).attacks[
+        Attack.METRIC
+    ]
     for scores in (*disturb(evaluator, clean, still).values(), attack):
         for direction, expected in clean.results.items():
             found = scores[direction]
@@ -130,7 +132,7 @@ def test_clips_are_decoded_once_for_all_corruptions_and_never_for_the_gallery_ag
         read(self, rows, clips, place)
 
     monkeypatch.setattr(loader.ClipReader, "read_for_test", counted)
-    found = examine(evaluator, clean, Trials(corruptions=True))
+    found = examine(evaluator, clean, Conditions(corruptions=True))
     assert set(found.corruptions) == set(Corruption)
     assert {len(by_severity) for by_severity in found.corruptions.values()} == {len(SEVERITIES)}
     assert set(decoded.values()) == {1}
@@ -167,7 +169,7 @@ def test_right_answers_are_those_of_the_protocol_and_none_is_the_query_itself(pa
 def test_an_attack_hurts_and_that_of_asam_moves_queries(packed):
     evaluator = evaluator_of(packed)
     clean = evaluator.evaluate()
-    found = examine(evaluator, clean, Trials(attack=MetricAttack(16, 5, 4, Goal.BOTH))).attacks
+    found = examine(evaluator, clean, Conditions(attack=MetricAttack(16, 5, 4, Goal.BOTH))).attacks
     assert set(found) == {Attack.METRIC, Attack.SELF}
     for direction, result in clean.results.items():
         assert found[Attack.METRIC][direction].retrieval.map < result.map
@@ -177,7 +179,7 @@ def test_an_attack_hurts_and_that_of_asam_moves_queries(packed):
 @pytest.mark.parametrize("variant", Variant)
 def test_every_variant_can_be_attacked_and_by_its_own_branch_where_it_has_one(packed, variant):
     evaluator = evaluator_of(packed, variant)
-    attacks = examine(evaluator, evaluator.evaluate(), Trials(attack=MetricAttack(steps=1))).attacks
+    attacks = examine(evaluator, evaluator.evaluate(), Conditions(attack=MetricAttack(steps=1))).attacks
     assert set(attacks) == ({Attack.METRIC, Attack.SELF} if variant.attacker else {Attack.METRIC})
     for scores in attacks.values():
         assert set(scores) == set(Direction)
@@ -189,7 +191,7 @@ def test_a_network_leaves_as_it_came(packed, training):
     evaluator = evaluator_of(packed)
     clean = evaluator.evaluate()
     evaluator.network.train(training)
-    examine(evaluator, clean, Trials(attack=MetricAttack(steps=1)))
+    examine(evaluator, clean, Conditions(attack=MetricAttack(steps=1)))
     assert all(module.training is training for module in evaluator.network.modules())
 
 
@@ -200,4 +202,4 @@ def test_what_cannot_be_searched_clip_by_clip_is_refused(packed, option):
     with pytest.raises(
         ValueError, match=rf"evaluation\.{option}: disturbed queries are searched clip by clip"
     ):
-        examine(evaluator_of(packed, **{option: True}), clean, Trials(corruptions=True))
+        examine(evaluator_of(packed, **{option: True}), clean, Conditions(corruptions=True))

@@ -8,7 +8,7 @@ import pytest
 from reid.evaluation.attack import MetricAttack
 from reid.evaluation.corruptions import SEVERITIES, Corruption
 from reid.evaluation.metrics import Labels, Retrieval, evaluate
-from reid.evaluation.robustness import Attack, Disturbed, Robustness, Trials
+from reid.evaluation.robustness import Attack, Conditions, Disturbed, Robustness
 from reid.report import tables
 from reid.report.robustness import NO_BRANCH, as_numbers, results
 from reid.types import Direction
@@ -42,7 +42,7 @@ def found() -> Robustness:
         for place, corruption in enumerate(Corruption)
     }
     attacks = {Attack.METRIC: scores(0), Attack.SELF: scores(9)}
-    return Robustness(Trials(corruptions=True, attack=MetricAttack()), by_severity, attacks)
+    return Robustness(Conditions(corruptions=True, attack=MetricAttack()), by_severity, attacks)
 
 
 def test_a_row_a_corruption_with_its_mean_and_what_it_costs(found, clean):
@@ -81,7 +81,7 @@ def test_scores_under_attack_stand_below_the_clean_ones(found, clean):
 
 
 def test_a_variant_without_asam_says_so(found, clean):
-    without = Robustness(found.trials, {}, {Attack.METRIC: scores(0)})
+    without = Robustness(found.conditions, {}, {Attack.METRIC: scores(0)})
     (table,) = results(without, clean, protocol="p", synthetic=True)
     assert NO_BRANCH in table.notes
     numbers = as_numbers(without, tables.as_numbers(clean, protocol="p", synthetic=True))
