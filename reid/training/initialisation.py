@@ -2,7 +2,8 @@
 
     path -> pinned: one checkpoint -> fitting: what the network takes of it -> start: loaded, and what stays fresh told
 
-Of a run that keeps an average of its weights, the average. Momentum, step and meters begin anew. A run that continues has its own weights, and needs those it began with no more.
+Of a run that keeps an average of its weights, the average. Momentum, step and meters begin anew. A run that continues
+has its own weights, and needs those it began with no more.
 """
 
 import logging
