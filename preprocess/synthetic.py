@@ -58,23 +58,30 @@ class _Stream(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyntheticConfig:
-    """Size, difficulty and seed of a data set. The default fits a demonstration on two cores.
-
-    `num_train_identities` is in VCM's proportion when None. `gap` in [0, 1] is the share of the near-infrared
-    reflectance that colour says nothing about; `nuisance` in [0, 1] scales light, blur, shaking and occlusion.
-    """
+    """Size, difficulty and seed of a data set. The default fits a demonstration on two cores."""
 
     num_identities: int = 160
+    """People of both splits."""
     num_train_identities: int | None = None
+    """People to train on, if not in VCM's proportion."""
     tracklets_per_modality: int = 7
+    """Tracklets of a person in each light."""
     num_cameras: int = 12
+    """Odd ones see visible light, even ones infrared."""
     height: int = 96
+    """Pixels."""
     width: int = 48
+    """Pixels."""
     gap: float = 0.3
+    """Share of the near-infrared reflectance, 0 to 1, that colour says nothing about."""
     nuisance: float = 0.5
+    """How strong light, blur, shaking and occlusion are, 0 to 1."""
     short_fraction: float = 0.12
+    """Share of the tracklets that have fewer than 12 frames."""
     cues: Cues = Cues.BOTH
+    """What tells people apart."""
     seed: int = 0
+    """Every pixel follows from it."""
 
     def __post_init__(self) -> None:
         wrong = [

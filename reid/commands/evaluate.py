@@ -91,5 +91,7 @@ def _conditions(chosen: EvaluateArguments) -> "Conditions | None":
             "--epsilon, --attack-steps, --step-size and --attack-goal are for --attack, which is missing"
         )
     if not (chosen.attack or chosen.corruptions):
+        if chosen.disturbance_seed:
+            raise ValueError("--disturbance-seed is for --corruptions and --attack, which are both missing")
         return None
     return Conditions(chosen.corruptions, attack if chosen.attack else None, chosen.disturbance_seed)

@@ -79,6 +79,12 @@ class Experiment(_Part):
         rows = self.every_row
         names = Counter(row.name for row in rows)
         found = [f"{name}: this row is there {count} times" for name, count in names.items() if count > 1]
+        titles = Counter({row.name: row.title for row in rows}.values())
+        found += [
+            f"{title}: {count} rows have this label, and a table tells them apart by it"
+            for title, count in titles.items()
+            if count > 1
+        ]
         if not rows:
             found.append("rows: there is none, and no curve either")
         found += [

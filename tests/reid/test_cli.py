@@ -185,6 +185,7 @@ print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy
         (["config", "--config"], "--config"),
         (["evaluate"], "--checkpoint"),
         (["evaluate", "--checkpoint", "RUN", "--epsilon", "2"], "are for --attack, which is missing"),
+        (["evaluate", "--checkpoint", "RUN", "--disturbance-seed", "1"], "which are both missing"),
         (
             ["evaluate", "--checkpoint", "RUN", "--attack", "--epsilon", "-2"],
             "epsilon: expected 0 to 255 grey levels",

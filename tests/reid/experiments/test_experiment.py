@@ -66,6 +66,7 @@ def test_rows_are_chosen_by_name_in_the_order_of_the_file():
     [
         ([{"name": "a", "changes": {"model.varient": "full"}}], "a: .* no key model.varient; is model.variant meant?"),
         ([{"name": "a"}, {"name": "a"}], "a: this row is there 2 times"),
+        ([{"name": "a", "label": "A"}, {"name": "b", "label": "A"}], "A: 2 rows have this label"),
         ([{"name": "a", "changes": {"seed": 1}}], "a: seed is set for each trial"),
         ([{"name": "a", "changes": {"tracking.parent": "x"}}], "tracking.parent is set for each trial"),
         ([{"name": "../a"}], "rows.0.name: .*found '../a'"),
