@@ -1,19 +1,23 @@
 """What several commands print."""
 
 import json
+import os
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from reid.doctor.checkup import Numbered
     from reid.report.tables import Table
     from reid.training.run import Scored
 
+WIDE = 200  # characters of a line where no terminal is
+
 
 def scores(scored: "Scored", *, as_json: bool = False) -> None:
     """Clean scores, and where queries were disturbed, scores that say so in every title and key."""
-    from rich.console import Console
-
     from reid.report import robustness
     from reid.report import tables as clean
 
@@ -27,22 +31,19 @@ def scores(scored: "Scored", *, as_json: bool = False) -> None:
     shown = [clean.results(results, **scored.labels)]
     if found is not None:
         shown += robustness.results(found, results, **scored.labels)
-    for table in shown:
-        Console().print(table.terminal())
+    tables(shown, "terminal")
 
 
 def tables(given: "Iterable[Table]", kind: Literal["terminal", "markdown", "latex"]) -> None:
-    from rich.console import Console
-
-    for table in given:
+    """Print them; as text, with an empty line between two."""
+    for number, table in enumerate(given):
         if kind == "terminal":
-            Console().print(table.terminal())
+            _console().print(*[""] * bool(number), table.terminal(), sep="\n")
         else:
             print(table.markdown() if kind == "markdown" else table.latex())
 
 
 def findings(found: "list[Numbered]") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -51,6 +52,14 @@ def findings(found: "list[Numbered]") -> None:
     for number, name, (status, what, remedy) in found:
         told = Text(what).append(f"\n-> {remedy}" if remedy else "", colours[status])
         table.add_row(f"{number:>2}", name, Text(status, colours[status]), told)
-    Console().print(table)
+    _console().print(table)
     counts = {status: sum(one.finding.status == status for one in found) for status in colours}
     print(f"\n{counts['ok']} of {len(found)} ok, {counts['warning']} warnings, {counts['failure']} failures")
+
+
+def _console() -> "Console":
+    """Standard output. A file or a pipe has no width: only COLUMNS folds what goes there."""
+    from rich.console import Console
+
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if has_width else WIDE)
