@@ -168,9 +168,9 @@ def training_curves(series: Series, *, synthetic: bool, title: str, stages: Sequ
     _draw_series(found, series, scores, "retrieval on the test split", stages)
     _draw_series(rate, series, [names.Metric.LEARNING_RATE], "learning rate", stages)
     _draw_series(speed, series, [names.Metric.CLIPS_PER_SECOND], "clips a second", stages)
-    found.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    found.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (found, rate, speed):
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     for axes in (rate, speed):
         axes.set_xlabel("step")
     return figure
@@ -185,11 +185,13 @@ def swept_curves(swept: Sequence[Swept], *, title: str, synthetic: bool) -> Figu
         for axes, found in zip(row, swept, strict=True):
             _draw_swept(axes, found, direction)
         row[0].set_ylabel(title_of(direction))
-        row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        row[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes, found in zip(grid[-1], swept, strict=True):
         axes.set_xlabel(found.label)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    known = {
+        label: line for axes in grid[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=3)
     return figure
 
 

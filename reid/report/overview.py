@@ -139,7 +139,8 @@ def _remembered(run: Summary, direction: Direction) -> dict[str, float]:
 
 
 def _facts_of(run: Summary) -> dict[str, str]:
-    minutes = (run.updated - run.started) / 60
+    seconds = run.updated - run.started
+    lasted = f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
     dirty = " with uncommitted changes" if run.tags.get(Tag.DIRTY) == "True" else ""
     said = {
         "status": run.status,
@@ -154,7 +155,7 @@ def _facts_of(run: Summary) -> dict[str, str]:
         "steps": f"{max(run.step, 0):,} of {int(run.params.get(Param.STEPS, 0)):,}",
         "precision, processes": _both(run, Param.PRECISION, Param.WORLD_SIZE),
         "began": f"{datetime.fromtimestamp(run.started, UTC):%Y-%m-%d %H:%M} UTC",
-        "lasted": f"{minutes:,.0f} min in {run.num_starts} start(s)",
+        "lasted": f"{lasted} in {run.num_starts} start(s)",
         "code": commit[:12] + dirty if (commit := run.tags.get(Tag.COMMIT)) else None,
         "checkpoint": run.tags.get(Tag.LAST_CHECKPOINT, "").partition("(")[2].rstrip(")"),
         "MLflow run": run.uid,

@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from reid.evaluation.metrics import Labels, evaluate
 from reid.report.charts import (
     Map,
+    Swept,
     cmc_curves,
     distance_histograms,
     embedding_maps,
     separation,
+    swept_curves,
     training_curves,
 )
 from reid.report.rendering import LINES
@@ -134,3 +136,25 @@ def test_training_curves_show_losses_scores_rate_and_the_second_stage():
     assert losses.lines[2].get_xdata() == [50, 50]
     assert "stage 2" in texts(figure)
     assert "nothing was measured" in [text.get_text() for text in rate.texts]
+
+
+def test_the_ticks_of_scores_say_what_they_stand_for():
+    series = {names.rank(Direction.INFRARED_TO_VISIBLE, 1): (np.array([1, 2]), np.array([0.012, 0.16]))}
+    figure = training_curves(series, synthetic=False, title="a run")
+    figure.canvas.draw()
+    (axes,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith("retrieval"))
+    told = [float(tick.get_text().rstrip("%")) for tick in axes.get_yticklabels()]
+    np.testing.assert_allclose(told, 100 * axes.get_yticks())
+
+
+def test_the_choice_of_the_paper_is_in_the_legend_whichever_curve_has_one():
+    scores = {
+        score(direction): (np.array([0.1, 0.2]), np.zeros(2))
+        for direction in Direction
+        for score in (names.first_rank, names.mean_average_precision)
+    }
+    curves = [
+        Swept(label, np.array([1.0, 2.0]), scores, chosen) for label, chosen in (("a", None), ("b", 1.0))
+    ]
+    (legend,) = swept_curves(curves, title="Two", synthetic=False).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Rank-1", "mAP", "the paper's choice"]
