@@ -34,6 +34,7 @@ class EmbeddingModel(nn.Module):
     def __init__(self, network: Network, kind: Embedding) -> None:
         super().__init__()
         network = deepcopy(network)
+        network.requires_grad_(requires_grad=False)  # whoever runs the program wants vectors, not a graph
         needed = {Part.STEM, Part.DEFENCE}
         if kind in {Embedding.GUIDED, Embedding.BOTH}:
             needed.add(Part.GUIDANCE)
