@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     record = trials.read(chosen.runs[0]) if len(chosen.runs) == 1 else None
     if record is not None:
         return _report_experiment(record, chosen.runs[0], chosen)
-    found = [run for folder in chosen.runs for run in journals.find(folder)]
+    found = journals.find_all(chosen.runs)
     parents = family.families(found)
     folders = [run for run in found if run not in parents]
     out = place_of(folders, chosen.out)

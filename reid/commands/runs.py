@@ -52,11 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         _reap_on_server(chosen.uri, chosen.experiment, 60 * chosen.silent_minutes)
         return 0
-    found = [run for folder in chosen.folders for run in journals.find(folder)]
-    if not found:
-        raise ValueError(
-            f"{', '.join(map(str, chosen.folders))}: no run here; a run's folder holds a journal"
-        )
+    found = journals.find_all(chosen.folders)
     if chosen.action == "sync":
         from reid.tracking.sender import sync
         from reid.tracking.tracker import tracking_uri_of

@@ -118,11 +118,15 @@ def claim(experiment: Experiment, base: Config, folder: Path) -> None:
 
 
 def read(folder: Path) -> Record | None:
-    """What a folder is for; None if it is not that of an experiment."""
+    """What a folder is for; None if it is not that of an experiment. Raises ConfigError for a record that is none of ours."""
     path = folder / RECORD
     if not path.exists():
         return None
-    content = yaml.safe_load(path.read_text())
+    content = configuration.content_of(path, "")
+    if not isinstance(content, dict) or content.keys() != {"experiment", "config"}:
+        raise ConfigError(
+            f"{path}: this is no record of `reid ablate` or `reid sweep`; name another folder, or move the file away"
+        )
     return Record(
         experiments.from_dict(content["experiment"], str(path)),
         configuration.from_dict(content["config"], str(path)),

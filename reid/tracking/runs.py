@@ -43,6 +43,18 @@ def find(folder: Path) -> Iterator[Path]:
     yield from sorted(journal.parent for journal in folder.rglob(FILE_NAME))
 
 
+def find_all(folders: Sequence[Path]) -> list[Path]:
+    """Folders of runs in and below some folders. Raises ValueError for a folder that is not there, or if none holds a run."""
+    if gone := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(
+            f"{', '.join(gone)}: there is no such folder; name folders of runs, or that hold such"
+        )
+    found = [run for folder in folders for run in find(folder)]
+    if not found:
+        raise ValueError(f"{', '.join(map(str, folders))}: no run here; a run's folder holds a journal")
+    return found
+
+
 def summary(run_folder: Path) -> Summary:
     """How a run stands. Raises ValueError if the folder holds none, or a damaged journal."""
     found = Summary(run_folder)

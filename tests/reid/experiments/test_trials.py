@@ -1,5 +1,6 @@
 """reid/experiments/trials.py: which runs an experiment is made of, and that its folder is its own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,13 @@ def test_a_folder_belongs_to_one_experiment_of_one_configuration(tmp_path):
     changed["rows"][7]["changes"] = {"model.variant": "adm"}
     with pytest.raises(ConfigError, match=r"the row full: .* when it began"):
         trials.claim(experiments.from_dict(changed, "mine"), Config(), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["hello: world", "- 1", "", "{"])
+def test_a_file_of_somebody_else_is_not_taken_for_the_record_of_an_experiment(tmp_path, text):
+    (tmp_path / trials.RECORD).write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / trials.RECORD))):
+        trials.read(tmp_path)
 
 
 def test_the_folder_of_a_run_is_not_taken_for_an_experiment(tmp_path):

@@ -136,8 +136,10 @@ def test_the_page_of_a_run_becomes_part_of_it_when_asked(runs, tmp_path, capsys)
 
 
 def test_where_there_is_no_run_nothing_is_written(tmp_path, capsys):
-    assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 2
-    assert "no run here" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    for name, told in (("nothing", "no run here"), ("nowhere", "there is no such folder")):
+        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        assert f"{tmp_path / name}: {told}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from reid.tracking.runs import (
     attach,
     bury,
     find,
+    find_all,
     reap,
     series,
     stage_ends,
@@ -70,6 +71,11 @@ def test_runs_are_found_below_a_folder_by_name(tmp_path):
         opened(tmp_path / name).finish(Status.FINISHED)
     (tmp_path / "empty").mkdir()
     assert [run.relative_to(tmp_path).as_posix() for run in find(tmp_path)] == ["a", "b", "deep/er"]
+    assert find_all([tmp_path / "empty", tmp_path / "b"]) == [tmp_path / "b"]
+    with pytest.raises(ValueError, match="empty: no run here"):
+        find_all([tmp_path / "empty"])
+    with pytest.raises(ValueError, match="gone: there is no such folder"):
+        find_all([tmp_path / "b", tmp_path / "gone"])
 
 
 def test_a_folder_without_a_journal_is_an_error(tmp_path):
