@@ -28,9 +28,13 @@ def attention(
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         maps.append(output)
 
-    was_training = network.training
+    was_training, layers = network.training, network.defence.layers
     network.eval()
-    hook = network.defence.layers.layer4.register_forward_hook(keep)
+    recomputes, layers.recompute = (
+        layers.recompute,
+        False,
+    )  # else blocks are called one by one, and their layer is not
+    hook = layers.layer4.register_forward_hook(keep)
     try:
         with (
             torch.enable_grad(),
@@ -40,6 +44,7 @@ def attention(
             (slope,) = torch.autograd.grad((vectors * targets).sum(), maps[0])
     finally:
         hook.remove()
+        layers.recompute = recomputes
         network.train(was_training)
     gain: Tensor = (slope * maps[0]).detach().sum(1).relu()  # (B*T, h, w)
     looks: Tensor = gain.unflatten(0, (-1, clips.shape[1]))

@@ -44,6 +44,15 @@ def test_for_a_mean_over_cells_it_is_grad_cam(modality):
     assert found.max() > 0
 
 
+def test_a_network_that_recomputes_its_blocks_looks_where_the_same_one_looks_that_keeps_them():
+    network = network_of(None)
+    clips, targets = inputs(network, Embedding.GLOBAL)
+    plain = attention(network, clips, Modality.VISIBLE, targets)
+    network.defence.layers.recompute = True
+    torch.testing.assert_close(attention(network, clips, Modality.VISIBLE, targets), plain, rtol=0, atol=0)
+    assert network.defence.layers.recompute
+
+
 def test_a_guided_vector_is_like_its_target_where_the_target_has_a_stripe():
     network = network_of(Guide.MOTION_ONLY).eval()
     with torch.no_grad():
