@@ -196,7 +196,9 @@ def test_an_array_trains_the_rows_of_a_table_and_the_job_that_waits_for_it_write
     table = (folder / "table1.md").read_text()
     assert "Table 1: Infrared to visible on SYNTHETIC data" in desk.output(writes)
     for name, label in (("baseline-0", "Baseline"), ("full-0", r"Baseline+ASAM+ADM+FRM-STIG")):
-        assert header(folder / name)["parent_uid"] == header(folder)["uid"]
+        above = folder / "rows" / name.removesuffix("-0")
+        assert header(folder / name)["parent_uid"] == header(above)["uid"]
+        assert header(above)["parent_uid"] == header(folder)["uid"]
         row = next(line for line in table.splitlines() if line.startswith(f"| {label} | 1 |"))
         assert f"{100 * points(folder / name)[LAST, 'infrared_to_visible/map']:.1f}" in row
 
