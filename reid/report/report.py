@@ -72,8 +72,9 @@ def write(subjects: Sequence[Subject], path: Path, experiment: Results | None = 
     if experiment is not None:
         sections.append(Section("experiment", experiment.title, [*_experiment(experiment, folder)]))
     if subjects:
+        heading = "Results" if experiment is None else "Results of single trials"
         sections += [
-            Section("results", "Results", [*_results(subjects, folder)]),
+            Section("results", heading, [*_results(subjects, folder)]),
             Section(
                 "runs", "What was run", [columns(overview.facts(subjects), overview.differences(subjects))]
             ),

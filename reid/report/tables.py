@@ -50,6 +50,7 @@ class Table:
             title_justify="left",
             caption_justify="left",
             title_style="bold",
+            min_width=len(self.title),
         )
         for i, column in enumerate(self.columns):
             is_short = all(len(row[i]) <= SHORT_CELL for row in self.rows)

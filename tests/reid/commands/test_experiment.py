@@ -77,6 +77,7 @@ def test_an_ablation_that_was_stopped_goes_on_where_it_was_and_ends_in_a_table(s
     assert main(["report", str(folder), "--device", "cpu"]) == 0
     page = (folder / "report" / "report.html").read_text()
     assert page.index('id="experiment"') < page.index("Table 1: Infrared to visible on SYNTHETIC data")
+    assert ">Results of single trials</h2>" in page
     made = {path.relative_to(folder / "report").as_posix() for path in (folder / "report").rglob("*.*")}
     pictures = {"pictures/retrieval_infrared_to_visible.png", "pictures/attention.png"}
     assert {"paper/table1.md", "paper/table1.tex"} | pictures <= made
@@ -120,7 +121,7 @@ def test_a_trial_is_named_for_a_batch_script(short, tmp_path, capsys):
         (["--seeds", "0"], "--seeds: expected at least 1"),
         (["--results-only"], "there is no experiment here"),
         (["--data.root", "/nowhere"], "is not a packed data set"),
-        (["--rows", "/nowhere.yaml"], "name an experiment"),
+        (["--rows", "/nowhere.yaml"], "such as launch/experiments/ablation.yaml"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_and_leaves_nothing(short, tmp_path, capsys, words, message):

@@ -85,3 +85,8 @@ def test_text_cannot_break_out_of_its_cell():
 )
 def test_percent(fraction, text):
     assert percent(fraction) == text
+
+
+def test_a_title_that_is_wider_than_its_table_stays_on_one_line():
+    title = "Who looks like that infrared person on SYNTHETIC data"
+    assert printed(Table(title, ("rank", "cosine"), (("1", "0.5"),))).splitlines()[0].rstrip() == title
