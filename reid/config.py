@@ -323,7 +323,12 @@ class ConfigError(ValueError):
 
 def from_yaml(path: Path) -> Config:
     """Read a configuration file. Raises ConfigError naming the file and every mistake in it."""
-    return from_dict(content_of(path, "launch/experiments/vcm.yaml") or {}, str(path))
+    content = content_of(path, "launch/experiments/vcm.yaml")
+    if isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"}):
+        raise ConfigError(
+            f"{path}: these are the rows of an experiment, not a configuration: reid ablate --rows {path}"
+        )
+    return from_dict(content or {}, str(path))
 
 
 def content_of(path: Path, example: str) -> Any:

@@ -45,13 +45,17 @@ def export(weights: Weights, out: Path, *, with_onnx: bool = False) -> list[Expo
         raise ValueError(f"--out: expected the name of a file that ends in .pt2, found {out}")
     if with_onnx:
         onnx.require()
+    try:
+        with _draft(out) as draft:
+            draft.touch()
+    except OSError as error:
+        raise ValueError(f"--out: {out} cannot be written: {error.strerror}") from error
+    clips, infrared = INPUTS
     facts = {
         **weights.facts(),
         "inputs": {
-            INPUTS[
-                0
-            ]: "uint8 (B, T, 3, H, W), red first, resized without keeping the ratio; no other preparation",
-            INPUTS[1]: "bool (B,): whether the clip was filmed by an infrared camera",
+            clips: "uint8 (B, T, 3, H, W), red first, resized without keeping the ratio; no other preparation",
+            infrared: "bool (B,): whether the clip was filmed by an infrared camera",
         },
         "output": f"{OUTPUT}: float32 (B, {weights.width}), unit length; a dot product is a cosine",
         "checked": f"at batches of {', '.join(map(str, BATCHES))} clips, within {TOLERANCE:g} of the checkpoint",

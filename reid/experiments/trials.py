@@ -175,7 +175,9 @@ def _contradictions(now: Record, former: Record) -> list[str]:
     if now.experiment.name != former.experiment.name:
         return [f"it holds {former.experiment.title!r}, not {now.experiment.title!r}"]
     changes = {row.name: row.changes for row in former.experiment.every_row}
-    found = [
+    names = {row.name for row in now.experiment.every_row}
+    found = [f"the row {name}: there when it began, not now" for name in changes if name not in names]
+    found += [
         f"the row {row.name}: {json.dumps(changes[row.name])} when it began, {json.dumps(row.changes)} now"
         for row in now.experiment.every_row
         if changes.get(row.name, row.changes) != row.changes

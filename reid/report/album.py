@@ -35,8 +35,6 @@ MAX_MAPPED = 12  # clips of a person in one light, in the plane
 MAX_CLIPS = 800  # of one modality, for the distances between all pairs
 
 Rows = NDArray[np.int64]
-
-
 Runs = Mapping[str, Found]  # by the name that a picture shows; those of one mapping are comparable
 
 

@@ -173,6 +173,7 @@ def test_every_mistake_of_a_file_is_told_at_once_with_its_key(tmp_path):
         (b"a: [1", "this is no YAML"),
         (b"\xff\xfe\x00", "this is no YAML"),
         (b"- 1\n- 2\n", "the whole: Input should be"),
+        (b"rows: [{name: a}]", "reid ablate --rows"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):

@@ -101,6 +101,9 @@ def _write(path: Path) -> None:
 
 def test_a_name_that_cannot_be_a_program_is_refused(loaded, tmp_path):
     (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"model\.pt2 cannot be written: "):
+        export.export(loaded, tmp_path / "file" / "model.pt2")
     for out in (tmp_path / "model.pth", tmp_path / "folder.pt2"):
         with pytest.raises(ValueError, match=r"expected the name of a file that ends in \.pt2"):
             export.export(loaded, out)

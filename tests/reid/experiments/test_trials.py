@@ -106,6 +106,18 @@ def test_the_folder_of_a_run_is_not_taken_for_an_experiment(tmp_path):
     assert trials.read(tmp_path) is None
 
 
+def test_rows_that_a_folder_was_begun_with_do_not_vanish_from_it(tmp_path):
+    rows = [{"name": "a"}, {"name": "b", "changes": {"objective.margin": 0.7}}]
+    mine, less = (
+        experiments.from_dict({"name": "mine", "title": "Mine", "rows": kept}, "mine.yaml")
+        for kept in (rows, rows[:1])
+    )
+    trials.claim(less, Config(), tmp_path)
+    trials.claim(mine, Config(), tmp_path)
+    with pytest.raises(ConfigError, match="the row b: there when it began, not now"):
+        trials.claim(less, Config(), tmp_path)
+
+
 def test_every_row_finds_the_runs_that_have_begun(tmp_path):
     trials.claim(FIGURE, Config(), tmp_path)
     for name in ("lambda1-1-10", "lambda1-1-2", "lambda2-4-0"):
