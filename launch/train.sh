@@ -21,7 +21,7 @@ count_gpus() {
 "$root/launch/environment.sh"
 export PATH="$root/.venv/bin:$PATH"
 gpus=$(count_gpus)
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # which would take their word for it
 case $gpus in
 0) chosen=(cpu.yaml --num_processes $((cores < 2 ? 1 : 2))) ;;
 1) chosen=(one_gpu.yaml) ;;
