@@ -1,4 +1,4 @@
-"""Sums and concatenations over processes that gradients flow through, and the batch normalisation built on them.
+"""Rows of all processes that gradients flow through, and batch normalisation with the statistics of all processes.
 
 Every process calls the same functions in the same order. Nothing here asks which process it is: whoever needs to know
 is told by `reid.runtime`.
@@ -8,24 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over processes; so is its gradient."""
-
-    @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
 
 
 class _Concatenation(torch.autograd.Function):
@@ -45,10 +30,50 @@ class _Concatenation(torch.autograd.Function):
         return total[ctx.own], None, None
 
 
-def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, same shape."""
-    summed: Tensor = _Sum.apply(x)
-    return summed
+class _Normalisation(torch.autograd.Function):
+    """Rows (R, C, ...) normalised by mean and variance (C,) over all processes, which are returned too.
+
+    torch's kernels do the passes over `x`: the slow ones, and the same as on one process. A channel's gradient is a linear
+    function of the gradient above it and of `x`, whose factors follow from two sums over all processes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        unused = torch.zeros_like(
+            weight, requires_grad=False
+        )  # where the kernel would keep running statistics
+        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0))
+        pieces = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(pieces, own)
+        means, variances = torch.stack(pieces, dim=1)  # (processes, C)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight, mean, variance = ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, None, None, mean, inverse, True, ctx.eps, [False, True, True]
+        )
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, of_bias, None
+        totals = torch.stack([of_weight, of_bias])
+        dist.all_reduce(totals)
+        along, above = totals / (dist.get_world_size() * x.numel() // x.shape[1])
+        scale = weight * inverse
+        slope = -scale * inverse * along
+        shift = -scale * above - slope * mean
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        of_x = torch.mul(x, slope.view(shape)).add_(shift.view(shape))
+        of_x.addcmul_(gradients[0].to(of_x.dtype), scale.view(shape))
+        return of_x.to(x.dtype), of_weight, of_bias, None
 
 
 def gather_rows(x: Tensor, rank: int, world: int) -> Tensor:
@@ -60,8 +85,8 @@ def gather_rows(x: Tensor, rank: int, world: int) -> Tensor:
 class SynchronizedBatchNorm(_BatchNorm):
     """Batch normalisation with the statistics of all processes, on any device and backend.
 
-    torch's own refuses the CPU. Every process brings the same number of values. Mean and variance are summed one after
-    the other, so that the variance does not cancel.
+    torch's own refuses the CPU. Every process brings the same number of values. Means are combined before variances, so
+    that no variance cancels.
     """
 
     @classmethod
@@ -83,19 +108,11 @@ class SynchronizedBatchNorm(_BatchNorm):
         self._check_input_dim(x)
         if not self.training:
             return super().forward(x)
-        values = x.to(self.weight.dtype)
-        reduced = [dim for dim in range(x.dim()) if dim != 1]
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        total = sum_over_processes(
-            torch.cat([values.sum(reduced), values.new_tensor([x.numel() / x.shape[1]])])
-        )
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = values - mean.view(shape)
-        variance = sum_over_processes(centred.square().sum(reduced)) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        scale = (self.weight * (variance + self.eps).rsqrt()).view(shape)
-        return (centred * scale + self.bias.view(shape)).to(x.dtype)
+        normalised, mean, variance = _Normalisation.apply(x, self.weight, self.bias, self.eps)
+        count = dist.get_world_size() * x.numel() // x.shape[1]
+        self._remember(mean, variance * count / (count - 1))
+        rows: Tensor = normalised
+        return rows
 
     def _remember(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         if not self.track_running_stats:
