@@ -144,7 +144,12 @@ def test_the_quickstart_does_not_mix_two_seeds_in_one_folder(checkout: Path, tmp
 
 @pytest.mark.parametrize(
     ("visible", "config", "processes"),
-    [("", "cpu", CPU_PROCESSES), ("-1", "cpu", CPU_PROCESSES), ("3", "one_gpu", ""), ("0,2,5", "one_node", "3")],
+    [
+        ("", "cpu", CPU_PROCESSES),
+        ("-1", "cpu", CPU_PROCESSES),
+        ("3", "one_gpu", ""),
+        ("0,2,5", "one_node", "3"),
+    ],
 )
 def test_training_takes_all_that_the_machine_has_and_says_how(
     checkout: Path, visible: str, config: str, processes: str
