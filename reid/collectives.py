@@ -41,10 +41,9 @@ class _Normalisation(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        unused = torch.zeros_like(
-            weight, requires_grad=False
-        )  # where the kernel would keep running statistics
-        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0))
+        # The kernel wants running statistics, in whose precision it answers; nobody reads these.
+        running_mean, running_variance = torch.zeros_like(weight), torch.zeros_like(weight)
+        own = torch.stack(torch.batch_norm_update_stats(x, running_mean, running_variance, 0.0))
         pieces = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(pieces, own)
         means, variances = torch.stack(pieces, dim=1)  # (processes, C)
@@ -66,7 +65,7 @@ class _Normalisation(torch.autograd.Function):
             return None, of_weight, of_bias, None
         totals = torch.stack([of_weight, of_bias])
         dist.all_reduce(totals)
-        along, above = totals / (dist.get_world_size() * x.numel() // x.shape[1])
+        along, above = totals / _num_values(x)
         scale = weight * inverse
         slope = -scale * inverse * along
         shift = -scale * above - slope * mean
@@ -74,6 +73,11 @@ class _Normalisation(torch.autograd.Function):
         of_x = torch.mul(x, slope.view(shape)).add_(shift.view(shape))
         of_x.addcmul_(gradients[0].to(of_x.dtype), scale.view(shape))
         return of_x.to(x.dtype), of_weight, of_bias, None
+
+
+def _num_values(x: Tensor) -> int:
+    """How many values a channel of (R, C, ...) has, in all processes together."""
+    return dist.get_world_size() * x.numel() // x.shape[1]
 
 
 def gather_rows(x: Tensor, rank: int, world: int) -> Tensor:
@@ -109,7 +113,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         normalised, mean, variance = _Normalisation.apply(x, self.weight, self.bias, self.eps)
-        count = dist.get_world_size() * x.numel() // x.shape[1]
+        count = _num_values(x)
         self._remember(mean, variance * count / (count - 1))
         rows: Tensor = normalised
         return rows

@@ -324,11 +324,16 @@ class ConfigError(ValueError):
 def from_yaml(path: Path) -> Config:
     """Read a configuration file. Raises ConfigError naming the file and every mistake in it."""
     content = content_of(path, "launch/experiments/vcm.yaml")
-    if isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"}):
+    if holds_rows(content):
         raise ConfigError(
             f"{path}: these are the rows of an experiment, not a configuration: reid ablate --rows {path}"
         )
     return from_dict(content or {}, str(path))
+
+
+def holds_rows(content: Any) -> bool:
+    """Whether what a file holds is an experiment's rows or curves rather than a configuration."""
+    return isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"})
 
 
 def content_of(path: Path, example: str) -> Any:

@@ -8,8 +8,7 @@ Weights -> cases: clips and what the checkpoint makes of them
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from reid.deployment import onnx
+from reid.deployment.draft import draft_of
 from reid.deployment.program import BATCHES, INPUTS, OUTPUT, TOLERANCE, Cases, cases, difference, exported
 from reid.deployment.weights import Weights
 
@@ -46,7 +46,7 @@ def export(weights: Weights, out: Path, *, with_onnx: bool = False) -> list[Expo
     if with_onnx:
         onnx.require()
     try:
-        with _draft(out) as draft:
+        with draft_of(out) as draft:
             draft.touch()
     except OSError as error:
         raise ValueError(f"--out: {out} cannot be written: {error.strerror}") from error
@@ -85,7 +85,7 @@ def publish(
     path: Path, write: Callable[[Path], None], read: Callable[[Path], Program], expected: Cases
 ) -> Exported:
     """Write a file, ask it what the checkpoint was asked, and give it its name if it agrees."""
-    with _draft(path) as draft:
+    with draft_of(path) as draft:
         write(draft)
         program = read(draft)
         with torch.inference_mode():
@@ -100,14 +100,3 @@ def publish(
         os.close(descriptor)
         draft.replace(path)
     return Exported(path, worst)
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under, which is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)

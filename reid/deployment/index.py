@@ -10,7 +10,6 @@ that too, and the checksum of its vectors; one that disagrees is named in the lo
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from reid.data.clips import as_tensor, chunk_frames
+from reid.deployment.draft import draft_of
 from reid.deployment.tracklets import Gallery, Tracklet
 from reid.deployment.weights import Weights
 from reid.terminal import counted
@@ -133,14 +133,10 @@ def _read(path: Path, facts: dict[str, Any]) -> Tensor:
 
 
 def _write(path: Path, vectors: Tensor, facts: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with draft_of(path) as draft:
         metadata = {"facts": json.dumps(facts), "sha256": _checksum(vectors)}
         save_file({VECTORS: vectors}, draft, metadata)
         draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _checksum(vectors: Tensor) -> str:

@@ -229,9 +229,10 @@ class Evaluator:
         mine = self._batches_of(rows)
         width = self.network.embedding_width(self.protocol.embedding)
         vectors = torch.empty(len(rows[mine]), width)
-        for positions, clips in self._share(rows, place):
-            vectors[positions - mine.start] = self.embed_clips(clips, modality)
-            advance(len(clips) * self.runtime.world)
+        with self.runtime.autocast():  # around all batches, so that weights are cast once
+            for positions, clips in self._share(rows, place):
+                vectors[positions - mine.start] = self.embed_clips(clips, modality)
+                advance(len(clips) * self.runtime.world)
         return self.runtime.concatenate(vectors if len(vectors) else None)
 
     def _share(self, rows: Rows, place: int = 0) -> Iterator[TrackletClips]:
@@ -246,8 +247,9 @@ class Evaluator:
             place=place,
         )
         with stream:
-            num_batches = -(-len(rows) // size)
-            for _ in range(-(-num_batches // self.runtime.world)):  # who has a batch less goes round as often
+            for _ in range(
+                -(-self._num_batches(rows) // self.runtime.world)
+            ):  # who has a batch less goes round as often
                 self.on_round()
                 for positions, clips in islice(stream, 1):
                     yield TrackletClips(mine.start + positions, clips)
@@ -255,8 +257,12 @@ class Evaluator:
     def _batches_of(self, rows: Rows) -> slice:
         """Which of `rows` (N,) fall to this process: whole batches of them."""
         size = self.protocol.batch_clips
-        batches = self.runtime.share(-(-len(rows) // size))
+        batches = self.runtime.share(self._num_batches(rows))
         return slice(batches.start * size, min(batches.stop * size, len(rows)))
+
+    def _num_batches(self, rows: Rows) -> int:
+        """Of all processes together."""
+        return -(-len(rows) // self.protocol.batch_clips)
 
     def _score(self, evaluation: Evaluation, direction: Direction) -> Retrieval:
         labels = (self.labels(side.rows) for side in evaluation.sides(direction))

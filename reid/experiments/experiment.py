@@ -113,10 +113,9 @@ class Experiment(_Part):
 def is_one(path: Path) -> bool:
     """Whether a file holds rows or curves, and so an experiment rather than a configuration."""
     try:
-        content = configuration.content_of(path, "")
+        return configuration.holds_rows(configuration.content_of(path, ""))
     except ConfigError:
         return False  # who reads it as the one or the other tells what is wrong with it
-    return isinstance(content, dict) and not content.keys().isdisjoint({"rows", "curves"})
 
 
 def from_yaml(path: Path) -> Experiment:

@@ -173,8 +173,9 @@ def _draw(scored: Scored, publish: Publish, config: Config, runtime: Runtime, tr
 
 def evaluate(path: Path, config: Config, snapshot: Snapshot, conditions: Conditions | None = None) -> Scored:
     """Score the weights of `snapshot`, read from `path`, as `config` says, and once more under each of the `conditions`."""
+    protocol = build.protocol(config)
     if conditions is not None:
-        require_plain(build.protocol(config))
+        require_plain(protocol)
     try:
         manifest = open_data(config)
     except ValueError as error:
@@ -186,7 +187,6 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot, conditions: Conditi
         network = build.network(config, snapshot.state["num_identities"])
         network.load_state_dict(snapshot.evaluated)
         runtime.prepare(network)
-        protocol = build.protocol(config)
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
         evaluation = evaluator.evaluate()
         robustness = None if conditions is None else examine(evaluator, evaluation, conditions)

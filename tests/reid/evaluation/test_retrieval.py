@@ -64,15 +64,6 @@ def printed_with_all_options(root: Path, num_workers: int) -> tuple[str, int]:
     return printed(root, num_workers, all_clips=True, rerank=True)
 
 
-@pytest.fixture
-def one_thread():
-    """As in the joined processes: the number of threads decides how sums are split."""
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(number)
-
-
 def test_scores_are_the_same_for_one_and_two_processes_and_for_no_and_two_workers(packed, pair, one_thread):
     expected, num_rows = printed(packed, 0)
     assert "infrared_to_visible" in expected

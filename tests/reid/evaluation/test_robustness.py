@@ -61,15 +61,6 @@ def printed(root: Path, batch_clips: int = 4) -> str:
     return json.dumps([found, numbers], allow_nan=False)
 
 
-@pytest.fixture
-def one_thread():
-    """As in the joined processes: the number of threads decides how sums are split."""
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(number)
-
-
 def test_scores_are_the_same_for_one_and_two_processes(packed, pair, one_thread):
     expected = printed(packed)
     assert pair(printed, packed) == [expected, expected]
