@@ -61,7 +61,7 @@ def branches(walkers: Walkers, seed: int, milestones: tuple[float, ...]) -> dict
         )
         engine.watch(probe)
         if start is not None:
-            engine.restore(start.engine.snapshot())
+            engine.restore(start.engine.snapshot({}))
         return finish(engine)
 
     first = run(STAGE1_EPOCHS, 0, None)

@@ -262,8 +262,8 @@ class Engine:
             )
         return evaluation
 
-    def snapshot(self) -> Snapshot:
-        """All that this run is. Called by every process."""
+    def snapshot(self, found: dict[str, float]) -> Snapshot:
+        """All that this run is, with the scores `found` for it, if any. Called by every process."""
         self._share_damage()
         momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"]
@@ -284,6 +284,7 @@ class Engine:
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
             "quarantine": self.quarantine.state(),
             "evaluation_is_due": self._evaluation_is_due,
+            "scores": found,
             "processes": processes,
         }
         average = {} if self.average is None else self.average.network.state_dict()
@@ -320,7 +321,7 @@ class Engine:
         self.runtime.doing("saving", self.step)
         self.meters.require_finite(self.runtime)  # an objective is to blame before what it spoils
         self._require_finite_weights()
-        snapshot = self.snapshot()
+        snapshot = self.snapshot(found)
         self._kept = self.step
         if self.runtime.leads:
             self.tracker.sync()  # a checkpoint knows nothing that the journal does not know

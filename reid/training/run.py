@@ -141,7 +141,11 @@ def _stopping(tracker: Tracker) -> Iterator[None]:
 
 def _continue(engine: Engine, start: Path, changes: tuple[str, ...]) -> None:
     # The leading process has verified it when it chose it.
-    engine.restore(checkpoint.load(start, verified=engine.runtime.leads))
+    snapshot = checkpoint.load(start, verified=engine.runtime.leads)
+    engine.restore(snapshot)
+    # Told again: a run that is killed once a checkpoint is published has not told of it yet.
+    scores = snapshot.state.get("scores", {})  # an older checkpoint has none
+    engine.tracker.checkpoint(start, checkpoint.digest(start), snapshot.step, scores)
     log.info("continuing at step %d from %s", engine.step, start)
     if changes:
         log.warning("continuing differently, as --accept-changes allows:\n  %s", "\n  ".join(changes))

@@ -76,9 +76,9 @@ def trained(tiny, empty_database, tmp_path_factory):
         with (folder / "told").open("wb") as told:
             first = subprocess.Popen([*command, "--resume"], env=environment, stdout=told, stderr=told)
             wait_for((run / "checkpoints" / "step-00000020").exists, 240)
-            wait_for((run / target.FILE_NAME).exists, 240)
             first.send_signal(signal.SIGKILL)
             first.wait()
+            wait_for((run / target.FILE_NAME).exists, 120)  # the sender goes on, or begins only now
             client = MlflowClient(server.uri)
             run_id = json.loads((run / target.FILE_NAME).read_text())[server.uri]["run_id"]
             wait_for(lambda: client.get_run(run_id).info.status == "KILLED", 120)

@@ -76,7 +76,7 @@ def test_a_snapshot_holds_all_that_decides_the_next_step(tiny, alone, runs, tmp_
     engine = started(tiny(), tmp_path)
     engine.restore(runs.snapshot(alone(), 5))
     torch.rand(3)
-    taken, expected = engine.snapshot(), runs.snapshot(alone(), 5)
+    taken, expected = engine.snapshot({}), runs.snapshot(alone(), 5)
     assert taken.step == expected.step == 5
     torch.testing.assert_close(taken.weights, expected.weights, rtol=0, atol=0)
     torch.testing.assert_close(taken.momentum, expected.momentum, rtol=0, atol=0)

@@ -4,6 +4,7 @@ import logging
 import shutil
 import signal
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import yaml
 
 from reid import config as configuration
 from reid.config import ConfigError
-from reid.tracking.journal import FILE_NAME, Kind, read
+from reid.tracking.journal import FILE_NAME, Kind, encode, read
 from reid.training import checkpoint
 from reid.training.checkpoint import Snapshot
 from reid.training.run import evaluate, read_checkpoint
@@ -56,7 +57,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny, alone, run
     runs.train(tiny(), folder, resume=True)
     assert_same_end(runs, folder, alone())
     expected = {point: value for point, value in runs.points(alone()).items() if point[0] > step}
-    assert runs.points(folder) == expected  # means of an interval that began before the stop among them
+    # Means of an interval that began before the stop are among them, and the scores of the checkpoint are told again.
+    scores = runs.snapshot(alone(), step).state["scores"]
+    assert runs.points(folder) == expected | {(step, name): score for name, score in scores.items()}
 
 
 def test_what_is_repeated_after_a_kill_agrees_with_the_journal(tiny, alone, runs, tmp_path, caplog):
@@ -66,6 +69,21 @@ def test_what_is_repeated_after_a_kill_agrees_with_the_journal(tiny, alone, runs
     assert [record for record in caplog.records if "before the run was resumed" in record.getMessage()] == []
     assert runs.points(folder) == runs.points(alone())
     assert len(data_of(folder, Kind.START)) == 2
+
+
+def test_a_checkpoint_that_was_published_but_never_told_of_is_told_of_with_its_scores(
+    tiny, alone, runs, tmp_path
+):
+    folder = stopped_at(alone(), tmp_path / "killed", 4)
+    before = takewhile(lambda record: (record.kind, record.step) != (Kind.CHECKPOINT, 4), read(alone()))
+    (folder / FILE_NAME).write_bytes(b"".join(map(encode, before)))
+    runs.train(tiny(), folder, resume=True)
+    (told,) = [record for record in read(folder) if (record.kind, record.step) == (Kind.CHECKPOINT, 4)]
+    scores = runs.snapshot(alone(), 4).state["scores"]
+    assert {name: float(score) for name, score in told.data["values"].items()} == scores
+    assert told.data["times"].keys() == scores.keys()
+    assert len(scores) == 14
+    assert runs.points(folder) == runs.points(alone())
 
 
 def test_a_finished_run_resumes_to_its_scores(tiny, alone, runs, tmp_path):
