@@ -13,6 +13,7 @@ itself is the one that trains; the clips are noise, which changes no time. Needs
 
 import argparse
 import contextlib
+import gc
 import itertools
 import os
 import platform
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -280,49 +281,78 @@ def breakdown(
         hook.remove()
 
 
-def compare(runtime: Runtime, size: Size, rounds: int) -> None:
+class Case(NamedTuple):
+    """What is trained, and in which stage (0 or 1)."""
+
+    variant: Variant
+    recipe: Recipe
+    stage: int
+
+
+CASES = (
+    *(Case(variant, Recipe.ALGORITHM1, 0) for variant in Variant),
+    Case(Variant.FULL, Recipe.ALGORITHM1, 1),
+    Case(Variant.FULL, Recipe.MERGED, 0),
+    Case(Variant.FULL, Recipe.JOINT, 0),
+)
+
+
+class Measured(NamedTuple):
+    """Seconds of an iteration, over the floor; gigabytes it holds. Literal code: how much slower, and its gigabytes."""
+
+    seconds: float
+    over_floor: float
+    gigabytes: float
+    slower: float | None
+    gigabytes_literal: float | None
+
+
+def measure(
+    case: Case, runtime: Runtime, clips: Batch, floor: Floor, rounds: int, *, literal: bool
+) -> Measured:
+    now, took = clock(runtime.device), list[float]()
+    ours = Training(case.variant, case.recipe, runtime)
+    stage = ours.stages[case.stage]
+    ours.iterate(stage, clips)  # the first one chooses kernels and makes momentum
+    needed = passes(ours, stage, clips)
+
+    def iteration() -> float:
+        took.append(seconds(lambda: ours.iterate(stage, clips), now))
+        return took[-1]
+
+    floor.run(needed)
+    over = ratio(iteration, lambda: seconds(lambda: floor.run(needed), now), rounds)
+    memory = peak_gigabytes(lambda: ours.iterate(stage, clips), runtime.device)
+    if not literal:
+        return Measured(statistics.median(took), over, memory, None, None)
+    rival = Training(case.variant, case.recipe, runtime, literal=True)
+    rival.iterate(stage, clips)
+    slower = ratio(lambda: seconds(lambda: rival.iterate(stage, clips), now), iteration, rounds)
+    rivals = peak_gigabytes(lambda: rival.iterate(stage, clips), runtime.device)
+    return Measured(statistics.median(took), over, memory, slower, rivals)
+
+
+def compare(runtime: Runtime, size: Size, rounds: int, cases: Sequence[Case], *, literal: bool) -> None:
     """Print the tables of one process."""
-    clips = batch(size, runtime.device)
-    now = clock(runtime.device)
-    floor = Floor(runtime, size)
-    cases = [(variant, Recipe.ALGORITHM1, 0) for variant in Variant]
-    cases += [(Variant.FULL, Recipe.ALGORITHM1, 1)]
-    cases += [(Variant.FULL, recipe, 0) for recipe in (Recipe.MERGED, Recipe.JOINT)]
+    clips, floor = batch(size, runtime.device), Floor(runtime, size)
+    typical = None
     print("| variant | recipe | stage | seconds | over floor | literal over this | GB | GB literal |")
     print("| :-- | :-- | :-- | --: | --: | --: | --: | --: |")
-    for variant, recipe, number in cases:
-        ours = Training(variant, recipe, runtime)
-        stage = ours.stages[number]
-        ours.iterate(stage, clips)  # the first one chooses kernels and makes momentum
-        needed = passes(ours, stage, clips)
-        took: list[float] = []
-
-        def iteration(ours: Training = ours, stage: Stage = stage, took: list[float] = took) -> float:
-            took.append(seconds(lambda: ours.iterate(stage, clips), now))
-            return took[-1]
-
-        floor.run(needed)
-        over = ratio(iteration, lambda needed=needed: seconds(lambda: floor.run(needed), now), rounds)
-        memory = peak_gigabytes(lambda ours=ours, stage=stage: ours.iterate(stage, clips), runtime.device)
-        rival = Training(variant, recipe, runtime, literal=True)
-        rival.iterate(stage, clips)
-        slower = ratio(
-            lambda rival=rival, stage=stage: seconds(lambda: rival.iterate(stage, clips), now),
-            iteration,
-            rounds,
-        )
-        rivals = peak_gigabytes(lambda rival=rival, stage=stage: rival.iterate(stage, clips), runtime.device)
+    for case in cases:
+        found = measure(case, runtime, clips, floor, rounds, literal=literal)
+        gc.collect()  # a prepared network holds itself: accelerate replaces its forward by one that wraps it
+        slower = "" if found.slower is None else f"{found.slower:.2f} x"
+        rivals = "" if found.gigabytes_literal is None else f"{found.gigabytes_literal:.2f}"
         print(
-            f"| {variant} | {recipe} | {stage.name} | {statistics.median(took):.3g} | {over:.2f} | {slower:.2f} x "
-            f"| {memory:.2f} | {rivals:.2f} |",
+            f"| {case.variant} | {case.recipe} | {'I' * (case.stage + 1)} | {found.seconds:.3g} | {found.over_floor:.2f} "
+            f"| {slower} | {found.gigabytes:.2f} | {rivals} |",
             flush=True,
         )
-        if variant is Variant.FULL and recipe is Recipe.ALGORITHM1 and number == 0:
-            typical = statistics.median(took)
-    if runtime.device.type == "cuda":
-        print(
-            f"\n{size.clips / typical:.0f} clips/s; {PAPER_ITERATIONS * typical / 3600:.1f} hours of {PAPER_ITERATIONS} iterations"
-        )
+        if case == Case(Variant.FULL, Recipe.ALGORITHM1, 0):
+            typical = found.seconds
+    if runtime.device.type == "cuda" and typical is not None:
+        hours = PAPER_ITERATIONS * typical / 3600
+        print(f"\n{size.clips / typical:.0f} clips/s; {hours:.1f} hours of {PAPER_ITERATIONS} iterations")
 
 
 def tell_breakdown(runtime: Runtime, size: Size) -> None:
@@ -389,6 +419,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=6 if cuda else 2)
     parser.add_argument("--height", type=int, default=288)
     parser.add_argument("--width", type=int, default=144)
+    names = [variant.value for variant in Variant]
+    parser.add_argument("--variants", nargs="+", default=names, choices=names, metavar="VARIANT")
+    parser.add_argument(
+        "--no-literal", action="store_true", help="leave literal code out, which takes most memory"
+    )
     parser.add_argument("--processes", action="store_true", help="compare two processes with one, and end")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -402,15 +437,14 @@ def main() -> None:
         if chosen.worker:
             print(train_a_little(runtime, size), flush=True)
             return
-        if cuda:
-            torch.backends.cudnn.benchmark = True
         name = (
             torch.cuda.get_device_name()
             if cuda
             else f"{platform.machine()}, {torch.get_num_threads()} threads"
         )
         print(f"{name}, torch {torch.__version__}, {chosen.precision}, {size}\n")
-        compare(runtime, size, chosen.rounds)
+        cases = [case for case in CASES if case.variant in chosen.variants]
+        compare(runtime, size, chosen.rounds, cases, literal=not chosen.no_literal)
         tell_breakdown(runtime, size)
 
 
