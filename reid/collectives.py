@@ -1,4 +1,5 @@
-"""Rows of all processes that gradients flow through, and batch normalisation with the statistics of all processes.
+"""Rows of all processes that gradients flow through, batch normalisation with the statistics of all processes, and the
+mean of their gradients.
 
 Every process calls the same functions in the same order. Nothing here asks which process it is: whoever needs to know
 is told by `reid.runtime`.
@@ -10,7 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.modules.batchnorm import _BatchNorm
+
+PIECE_VALUES = 2**18  # small enough for a core's cache: whole maps in float32 took three times as long
 
 
 class _Concatenation(torch.autograd.Function):
@@ -69,10 +74,14 @@ class _Normalisation(torch.autograd.Function):
         scale = weight * inverse
         slope = -scale * inverse * along
         shift = -scale * above - slope * mean
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        of_x = torch.mul(x, slope.view(shape)).add_(shift.view(shape))
-        of_x.addcmul_(gradients[0].to(of_x.dtype), scale.view(shape))
-        return of_x.to(x.dtype), of_weight, of_bias, None
+        scale, slope, shift = (factor.view(1, -1, *[1] * (x.dim() - 2)) for factor in (scale, slope, shift))
+        of_x = torch.empty_like(x)
+        rows = max(1, PIECE_VALUES // x[0].numel())
+        for into, piece, gradient in zip(
+            of_x.split(rows), x.split(rows), gradients[0].split(rows), strict=True
+        ):
+            into.copy_(torch.mul(piece, slope).add_(shift).addcmul_(gradient.to(slope.dtype), scale))
+        return of_x, of_weight, of_bias, None
 
 
 def _num_values(x: Tensor) -> int:
@@ -84,6 +93,20 @@ def gather_rows(x: Tensor, rank: int, world: int) -> Tensor:
     """(R, ...) on each of `world` processes -> (world*R, ...), in the order of the processes. R must be equal on all."""
     rows: Tensor = _Concatenation.apply(x, rank, world)
     return rows
+
+
+def average_trained(
+    group: dist.ProcessGroup,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # DDP insists on the annotation
+) -> torch.futures.Future[Tensor]:
+    """A communication hook of DDP: the mean over processes of a bucket of gradients, as without a hook.
+
+    A bucket in which nothing is trained at the moment is nobody's business: of the full model, an iteration of Step I exchanges
+    168 million gradients in place of three times 134 million.
+    """
+    if any(parameter.requires_grad for parameter in bucket.parameters()):
+        return allreduce_hook(group, bucket)
+    return noop_hook(group, bucket)
 
 
 class SynchronizedBatchNorm(_BatchNorm):

@@ -31,7 +31,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.collectives import gather_rows, synchronize_batch_norm
+from reid.collectives import average_trained, gather_rows, synchronize_batch_norm
 from reid.signals import Stopped, noting
 from reid.types import ToldElsewhereError
 from reid.watchdog import Watchdog
@@ -90,6 +90,8 @@ class Runtime:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries may draw from the global generator)
         random.seed(seed)
+        torch.backends.cudnn.benchmark = not deterministic  # shapes stay the same for the whole run
+        torch.backends.cudnn.allow_tf32 = precision in AUTOCAST  # torch's fp32 convolutions would not be fp32
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(mode=True)
@@ -111,7 +113,8 @@ class Runtime:
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network as it is trained: on the device, with autocast, synchronised over processes.
 
-        `network` itself is changed in place and stays the module that owns the parameters.
+        `network` itself is changed in place and stays the module that owns the parameters. Those that require no gradient
+        when it is called rest, and nobody sends or waits for a gradient of theirs.
         """
         self.place(network)
         if self.world > 1:
@@ -125,7 +128,9 @@ class Runtime:
             # torch renames broadcast_buffers; the versions we support know this name
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             prepared: nn.Module = self._accelerator.prepare_model(network)
-        if self.world > 1 and not isinstance(prepared, DistributedDataParallel):
+        if isinstance(prepared, DistributedDataParallel):
+            prepared.register_comm_hook(dist.group.WORLD, average_trained)
+        elif self.world > 1:
             raise RuntimeError(f"{self.world} processes, but accelerate did not wrap the network for them")
         return prepared
 

@@ -11,8 +11,13 @@ from torch import nn
 from reid.collectives import SynchronizedBatchNorm, gather_rows, synchronize_batch_norm
 
 CHANNELS = 3
-SHAPES = {"maps": (4, CHANNELS, 5, 2), "vectors": (6, CHANNELS), "clips": (2, CHANNELS, 2, 3, 2)}
-NORMS = {"maps": nn.BatchNorm2d, "vectors": nn.BatchNorm1d, "clips": nn.BatchNorm3d}
+SHAPES = {
+    "maps": (4, CHANNELS, 5, 2),
+    "vectors": (6, CHANNELS),
+    "clips": (2, CHANNELS, 2, 3, 2),
+    "large maps": (3, CHANNELS, 300, 300),  # a piece each
+}
+NORMS = {"vectors": nn.BatchNorm1d, "clips": nn.BatchNorm3d}
 
 
 def rows_of(rank: int, kind: str) -> torch.Tensor:
@@ -23,7 +28,7 @@ def rows_of(rank: int, kind: str) -> torch.Tensor:
 
 def norm_of(kind: str) -> nn.BatchNorm2d:
     generator = torch.Generator().manual_seed(9)
-    norm = NORMS[kind](CHANNELS, momentum=0.3).double()
+    norm = NORMS.get(kind, nn.BatchNorm2d)(CHANNELS, momentum=0.3).double()
     nn.init.normal_(norm.weight, generator=generator)
     nn.init.normal_(norm.bias, generator=generator)
     return norm
@@ -61,6 +66,26 @@ def test_two_processes_normalise_as_one_does_with_all_rows(pair, kind, tracks):
         for process in ours:
             np.testing.assert_allclose(process[name], alone[name], rtol=1e-12, err_msg=name)
     assert alone["num_batches_tracked"] == (2 if tracks else 0)
+
+
+def gradient_in_bf16(norm: nn.Module, x: torch.Tensor, above: torch.Tensor) -> Any:
+    x = x.bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    norm.float()(x).backward(above.bfloat16())
+    assert x.grad.dtype is torch.bfloat16
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+    return x.grad.float().numpy()
+
+
+def gradient_in_bf16_in_pair() -> Any:
+    own = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    x, above = (rows_of(seed, "maps").repeat(2, 1, 1, 1)[own] for seed in (0, 1))
+    return gradient_in_bf16(SynchronizedBatchNorm.like(norm_of("maps")), x - 100, above - 100)
+
+
+def test_in_bf16_two_processes_have_the_gradient_of_one_but_for_the_last_digits(pair):
+    x, above = (rows_of(seed, "maps").repeat(2, 1, 1, 1) for seed in (0, 1))
+    alone = gradient_in_bf16(norm_of("maps"), x - 100, above - 100)
+    np.testing.assert_allclose(np.concatenate(pair(gradient_in_bf16_in_pair)), alone, rtol=0.02, atol=0.01)
 
 
 def test_a_synchronised_norm_shares_parameters_and_buffers_and_refuses_a_row_without_channels():

@@ -1,5 +1,6 @@
 """reid/runtime.py: one process and two give the same answers, and two agree on everything they must agree on."""
 
+import math
 import os
 import signal
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
 
 from reid.collectives import SynchronizedBatchNorm
 from reid.runtime import Runtime
@@ -125,6 +127,33 @@ def prepare_in_pair() -> tuple[Any, ...]:
 
 def test_two_processes_train_a_wrapped_network_with_synchronised_statistics(pair):
     assert pair(prepare_in_pair) == [(True, True, True)] * 2
+
+
+def travels_in_pair(frozen: int) -> tuple[list[int], list[bool], float]:
+    """The sizes of what is summed over the processes in a backward, which parts get a gradient, and one of them."""
+    runtime = started()
+    network = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(4)))
+    prepared = runtime.prepare(network)
+    network[frozen].requires_grad_(False)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        prepared(torch.full((1, 1000), runtime.rank + 1.0, dtype=runtime.dtype)).sum().backward()
+    sizes = [
+        math.prod(event.input_shapes[0]) for event in profiled.events() if event.name == "gloo:all_reduce"
+    ]
+    first = network[0].weight.grad
+    assert first is not None
+    return sizes, [part.weight.grad is not None for part in network], float(first.abs().sum())
+
+
+def test_gradients_of_what_rests_do_not_travel(pair):
+    (sizes, moved, own), (_, _, others) = pair(
+        travels_in_pair, 3
+    )  # DDP gives the last one a bucket of its own
+    assert (
+        sum(size for size in sizes if size > 4) == 3_000_000
+    )  # the four say which parameters had a gradient
+    assert moved == [True, True, True, False]
+    assert own == others > 0
 
 
 def test_one_process_trains_the_network_itself(alone):
