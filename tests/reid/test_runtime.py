@@ -130,13 +130,16 @@ def test_two_processes_train_a_wrapped_network_with_synchronised_statistics(pair
 
 
 def travels_in_pair(frozen: int) -> tuple[list[int], list[bool], float]:
-    """The sizes of what is summed over the processes in a backward, which parts get a gradient, and one of them."""
+    """The sizes of what is summed over the processes in a backward, which parts get a gradient, and one of them.
+
+    A part is larger than a bucket of DDP.
+    """
     runtime = started()
-    network = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(4)))
+    network = nn.Sequential(*(nn.Linear(2000, 2000, bias=False) for _ in range(4)))
     prepared = runtime.prepare(network)
     network[frozen].requires_grad_(False)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        prepared(torch.full((1, 1000), runtime.rank + 1.0, dtype=runtime.dtype)).sum().backward()
+        prepared(torch.full((1, 2000), runtime.rank + 1.0, dtype=runtime.dtype)).sum().backward()
     sizes = [
         math.prod(event.input_shapes[0]) for event in profiled.events() if event.name == "gloo:all_reduce"
     ]
@@ -146,13 +149,11 @@ def travels_in_pair(frozen: int) -> tuple[list[int], list[bool], float]:
 
 
 def test_gradients_of_what_rests_do_not_travel(pair):
-    (sizes, moved, own), (_, _, others) = pair(
-        travels_in_pair, 3
-    )  # DDP gives the last one a bucket of its own
+    (sizes, moved, own), (_, _, others) = pair(travels_in_pair, 3)
     assert (
-        sum(size for size in sizes if size > 4) == 3_000_000
+        sum(size for size in sizes if size > 4) == 12_000_000
     )  # the four say which parameters had a gradient
-    assert moved == [True, True, True, False]
+    assert moved == [True, False, True, True]
     assert own == others > 0
 
 
