@@ -53,8 +53,11 @@ class PairedClips(NamedTuple):
     infrared: Tensor
     identity: Tensor
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairedClips":
-        return PairedClips(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+    def to(self, device: torch.device | str) -> "PairedClips":
+        """On `device`. Nobody waits for a copy to a GPU, which is made from page-locked memory for that."""
+        if torch.device(device).type == "cuda":
+            return PairedClips(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
+        return PairedClips(*(tensor.to(device) for tensor in self))
 
 
 def chunk_frames(num_frames: int, clip_frames: int) -> int:
@@ -220,5 +223,6 @@ def normalise(clips: Tensor) -> Tensor:
 
 def _row(of_channels: tuple[float, float, float], clips: Tensor) -> Tensor:
     """A row of pixels of one colour, (3, 1, W), laid out as in `clips`: a CPU is three times faster than with (3, 1, 1)."""
-    row = 255 * torch.tensor(of_channels, device=clips.device)
-    return row.repeat(clips.shape[-1], 1).T[:, None]
+    # Filled where it is: a copy to a GPU would wait until all is computed there that was asked of it so far.
+    columns = [torch.full(clips.shape[-1:], of_channel, device=clips.device) for of_channel in of_channels]
+    return (255 * torch.stack(columns, dim=1)).T[:, None]
