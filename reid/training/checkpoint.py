@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 FORMAT = 1
-PREFIX, PARTIAL = "step-", ".partial-"
+PREFIX, PARTIAL, DAMAGED = "step-", ".partial-", "damaged-"
 WEIGHTS, MOMENTUM, STATE = "weights.safetensors", "momentum.safetensors", "state.json"
 CONTENTS = "contents.json"
 AVERAGE = "average.safetensors"  # of runs that keep one
@@ -120,7 +120,10 @@ def verify(checkpoint: Path) -> None:
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpointError(f"{path}: missing")
-        found = _measure(path)
+        try:
+            found = _measure(path)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{path}: cannot be read ({error})") from error
         if found != expected:
             raise DamagedCheckpointError(f"{path}: expected {expected}, found {found}")
 
@@ -171,15 +174,22 @@ def published(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
-def prune(folder: Path, keep: int, step: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `step`, and those past it.
+def set_aside(folder: Path, newest: Path | None) -> None:
+    """Rename the checkpoints past the `newest` valid one, all if there is none: they were passed over as damaged.
 
-    A run continues from its newest valid checkpoint, so one past its step was passed over as damaged.
+    None of them is counted among those that are kept, and whoever wants to look at one can.
     """
-    newest = [checkpoint for checkpoint in published(folder) if checkpoint <= place(folder, step)][-keep:]
     for checkpoint in published(folder):
-        if checkpoint not in newest:
-            shutil.rmtree(checkpoint)
+        if newest is None or checkpoint > newest:
+            aside = folder / f"{DAMAGED}{checkpoint.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for checkpoint in published(folder)[:-keep]:
+        shutil.rmtree(checkpoint)
 
 
 def digest(checkpoint: Path) -> str:

@@ -68,7 +68,7 @@ class Writer:
 
     def _publish(self, snapshot: Snapshot) -> Path:
         path = checkpoint.publish(self._folder, snapshot)
-        checkpoint.prune(self._folder, self._keep, snapshot.step)
+        checkpoint.prune(self._folder, self._keep)
         return path
 
 

@@ -172,13 +172,33 @@ def test_publishing_again_replaces_a_damaged_one(tmp_path):
     assert_equal(checkpoint.load(folder), snapshot_of(3))
 
 
-def test_pruning_keeps_the_newest_up_to_the_step_and_no_damaged_one_in_their_place(tmp_path):
-    for step in (1, 2, 3, 8, 9):
-        checkpoint.publish(tmp_path, snapshot_of(step))
-    for step in (8, 9):
-        (checkpoint.place(tmp_path, step) / "contents.json").unlink()
-    checkpoint.prune(tmp_path, 2, 3)  # the run went on from 2, as 8 and 9 are damaged, and is now at 3
-    assert [path.name for path in checkpoint.published(tmp_path)] == ["step-00000002", "step-00000003"]
+def test_what_cannot_be_read_is_named_and_passed_over_like_what_is_damaged(tmp_path):
+    former, broken = (checkpoint.publish(tmp_path, snapshot_of(step)) for step in (1, 2))
+    (broken / "weights.safetensors").unlink()
+    (broken / "weights.safetensors").symlink_to("/proc/self/mem")  # every read of it fails
+    with pytest.raises(DamagedCheckpointError, match=r"weights\.safetensors: cannot be read .*Errno 5"):
+        checkpoint.verify(broken)
+    assert checkpoint.newest(tmp_path) == former
+
+
+def test_no_damaged_checkpoint_is_kept_in_the_place_of_a_valid_one(tmp_path):
+    first, second, damaged = (checkpoint.publish(tmp_path, snapshot_of(step)) for step in (1, 2, 8))
+    (damaged / "contents.json").unlink()
+    checkpoint.set_aside(tmp_path, second)  # the run goes on from 2
+    checkpoint.publish(tmp_path, snapshot_of(9))
+    checkpoint.prune(tmp_path, 2)
+    assert [path.name for path in checkpoint.published(tmp_path)] == ["step-00000002", "step-00000009"]
+    assert not first.exists()
+    aside = tmp_path / "damaged-step-00000008"
+    assert (aside / "weights.safetensors").exists()
+
+
+def test_what_was_set_aside_before_gives_way(tmp_path):
+    for size in (10, 20):
+        checkpoint.publish(tmp_path, snapshot_of(8, size=size))
+        checkpoint.set_aside(tmp_path, None)  # nothing valid is left
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged-step-00000008"]
+    assert_equal(checkpoint.load(tmp_path / "damaged-step-00000008"), snapshot_of(8, size=20))
 
 
 def test_what_an_interrupted_writer_left_counts_for_nothing_and_is_in_nobodys_way(tmp_path):
@@ -195,7 +215,7 @@ def test_what_an_interrupted_writer_left_counts_for_nothing_and_is_in_nobodys_wa
 def _publish_until_killed(folder: Path, first: int, published: Any) -> None:
     for step in range(first, first + 1000):
         checkpoint.publish(folder, snapshot_of(step, size=5_000))
-        checkpoint.prune(folder, 2, step)
+        checkpoint.prune(folder, 2)
         published.send(step)
 
 

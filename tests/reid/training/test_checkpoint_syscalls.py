@@ -31,7 +31,7 @@ def snapshot_of(step: int) -> Snapshot:
 def publish_when_told(folder: Path, step: int, told: Connection) -> None:
     told.recv()
     checkpoint.publish(folder, snapshot_of(step))
-    checkpoint.prune(folder, 2, step)
+    checkpoint.prune(folder, 2)
     os._exit(0)
 
 
@@ -94,7 +94,7 @@ def test_publishing_killed_at_any_system_call_leaves_the_old_or_the_new_checkpoi
             assert end == -signal.SIGKILL
             newest[assert_one_is_whole(folder, {2, 3})] += 1
             checkpoint.publish(folder, snapshot_of(4))  # as the run that continues does
-            checkpoint.prune(folder, 2, 4)
+            checkpoint.prune(folder, 2)
             assert_one_is_whole(folder, {4})
             assert len(checkpoint.published(folder)) == 2
     assert set(newest) == {2, 3}
