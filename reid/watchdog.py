@@ -76,6 +76,8 @@ class Watchdog:
         self._ended.set()
         self._thread.join()
         self._path(self._rank).unlink(missing_ok=True)
+        with suppress(OSError):  # others are still there
+            self._folder.rmdir()
 
     def _watch(self) -> None:
         told, stood, last = self._sign.told, 0.0, time.monotonic()

@@ -14,6 +14,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -138,10 +139,7 @@ class Evaluator:
         evaluation = Evaluation({}, query, gallery, reranking)
         for direction in Direction:
             self.on_round()
-            scores = self._score(evaluation, direction) if self.runtime.leads else None
-            shared = self.runtime.agree(scores)
-            assert shared is not None
-            evaluation.results[direction] = shared
+            evaluation.results[direction] = self.runtime.decide(partial(self._score, evaluation, direction))
         return evaluation
 
     def embed(self, rows: Rows, advance: Advance = lambda _: None) -> Tensor:
@@ -229,10 +227,9 @@ class Evaluator:
         mine = self._batches_of(rows)
         width = self.network.embedding_width(self.protocol.embedding)
         vectors = torch.empty(len(rows[mine]), width)
-        with self.runtime.autocast():  # around all batches, so that weights are cast once
-            for positions, clips in self._share(rows, place):
-                vectors[positions - mine.start] = self.embed_clips(clips, modality)
-                advance(len(clips) * self.runtime.world)
+        for positions, clips in self._share(rows, place):
+            vectors[positions - mine.start] = self.embed_clips(clips, modality)
+            advance(len(clips) * self.runtime.world)
         return self.runtime.concatenate(vectors if len(vectors) else None)
 
     def _share(self, rows: Rows, place: int = 0) -> Iterator[TrackletClips]:

@@ -35,8 +35,8 @@ class Attacker(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """The stem's output (2B*T, C, H, W), visible rows first -> f of Eq. 4, (2B, D)."""
-        rows = x.chunk(len(self.imsa))
-        x = torch.cat([attend(part) for attend, part in zip(self.imsa, rows, strict=True)])
+        rows = [attend(part) for attend, part in zip(self.imsa, x.chunk(len(self.imsa)), strict=True)]
+        x = torch.cat(rows) if len(rows) > 1 else rows[0]  # torch would copy a single one
         feature: Tensor = self.neck(average_pool(self.layers(x), num_frames))
         return feature
 

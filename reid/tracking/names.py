@@ -137,6 +137,7 @@ class Tag(StrEnum):
     ENDED_BY = "ended_by"
     CHILDREN = "children"
     ACCEPTED_CHANGES = "accepted_changes"
+    COLLAPSED = "collapsed"
 
 
 def changed(param: str) -> str:

@@ -38,5 +38,6 @@ def compile_blocks(network: Network) -> None:
     torch._dynamo.config.recompile_limit = NUM_GRAPHS
     for layers in network.modules():
         if isinstance(layers, Layers):
-            for block in (block for layer in layers.children() for block in layer.children()):
-                block.compile()
+            for layer in (layers.layer1, layers.layer2, layers.layer3, layers.layer4):
+                for block in layer.children():
+                    block.compile()

@@ -1,5 +1,6 @@
 """What the updates measured between two points of the curves, by the names it is tracked under."""
 
+import math
 from collections.abc import Mapping
 
 from reid.tracking import names
@@ -21,3 +22,13 @@ def curves(readings: Mapping[str, Reading]) -> dict[str, float]:
         **({names.Metric.GRADIENT_NORM: norms / num_steps} if num_steps else {}),
         names.Metric.NONFINITE: num_skipped,
     }
+
+
+def have_collapsed(measured: Mapping[str, float], margin: float, num_identities: int) -> bool:
+    """Whether the features of everybody are the same, by the curves: every distance is 0, so that the triplet (Eq. 10) is
+    its margin, and the classifier of `num_identities` guesses. Squared distances of large features end so [A23].
+    """
+    triplet, identification = (measured[names.objective(term)] for term in ("def_tri", "def_id"))
+    return math.isclose(triplet, margin, rel_tol=0.01) and math.isclose(
+        identification, math.log(num_identities), rel_tol=0.01
+    )

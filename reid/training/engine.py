@@ -36,7 +36,7 @@ from reid.training import build, checkpoint
 from reid.training.average import Average
 from reid.training.checkpoint import Snapshot
 from reid.training.compilation import compile_blocks
-from reid.training.curves import curves
+from reid.training.curves import curves, have_collapsed
 from reid.training.meters import Meters, NonFiniteError
 from reid.training.progress import Progress
 from reid.training.scores import scores
@@ -103,6 +103,7 @@ class Engine:
         )
         self.writer = Writer(self.checkpoints, config.engine.keep_checkpoints)
         self._evaluation_is_due = False
+        self._is_warned = False
         self._kept: int | None = None  # the step of the newest snapshot
 
     @property
@@ -155,7 +156,7 @@ class Engine:
             if clips is None:
                 return
             self.runtime.doing("updating", self.step)
-            yield clips.to(self.runtime.device, non_blocking=True)
+            yield clips.to(self.runtime.device)
 
     def _round_off(self, progress: Progress) -> Evaluation | None:
         """What comes after a step, when its time has come: a point of the curves, an evaluation, a checkpoint."""
@@ -232,7 +233,23 @@ class Engine:
             **progress.speeds(self.step),
         }
         self.tracker.metrics(self.step, measured)
+        self._warn_of_collapse(measured)
         progress.note(measured)
+
+    def _warn_of_collapse(self, measured: dict[str, float]) -> None:
+        """Once. A run goes on: it may be what somebody wants to see."""
+        margin, num_identities = self.config.objective.margin, self.manifest.num_identities
+        if self._is_warned or not have_collapsed(measured, margin, num_identities):
+            return
+        self._is_warned = True
+        log.warning(
+            "step %d: the features have collapsed: def_tri is its margin and def_id is what guessing among %d identities "
+            "costs. Nothing is learned like this; lower optimizer.learning_rate, warm up for longer, or choose "
+            "objective.triplet euclidean_unit",
+            self.step,
+            num_identities,
+        )
+        self.tracker.tags({names.Tag.COLLAPSED: f"step {self.step}"})
 
     def _share_damage(self) -> dict[str, float]:
         """Agree with the other processes on the damaged frames of the run, and count them. Nothing where none may be.
@@ -245,7 +262,11 @@ class Engine:
         return {names.Metric.QUARANTINED_FRAMES: len(self.quarantine)}
 
     def evaluate(self) -> Evaluation:
-        """Score the network as it is, or its average if it has one, log the scores and write them to the run's folder."""
+        """Score the network as it is, or its average if it has one, log the scores and write them to the run's folder.
+
+        Raises NonFiniteError rather than score weights that are spoilt.
+        """
+        self.meters.require_finite(self.runtime)
         began = time.monotonic()
         self._evaluation_is_due = True
         evaluation = self.evaluator.evaluate()

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,37 +63,37 @@ def train(
     config = configuration.changed(config, {"data": {"root": place, "cache": cache}})  # found from any folder
     runtime = _runtime(config)
     try:
-        if (given := config.init) is not None:
-            config = config.model_copy(update={"init": runtime.decide(lambda: initialisation.pinned(given))})
-        start = runtime.decide(
-            lambda: start_of(config, folder, manifest.digest, resume=resume, accept_changes=accept_changes)
-        )
-        return _train(config, folder, manifest, runtime, publish, start, resume=resume)
+        with runtime.watched(folder / "processes", config.engine.hang_timeout_seconds):
+            runtime.doing("choosing where to begin", 0)
+            start = runtime.decide(
+                lambda: start_of(
+                    config, folder, manifest.digest, resume=resume, accept_changes=accept_changes
+                )
+            )
+            return _train(start, folder, manifest, runtime, publish, resume=resume)
     finally:
+        with suppress(OSError):  # a run that was refused leaves nothing behind, one that began is not empty
+            folder.rmdir()
         runtime.end()
 
 
 def _train(
-    config: Config,
-    folder: Path,
-    manifest: Manifest,
-    runtime: Runtime,
-    publish: Publish,
-    start: Start,
-    *,
-    resume: bool,
+    start: Start, folder: Path, manifest: Manifest, runtime: Runtime, publish: Publish, *, resume: bool
 ) -> Scored | None:
+    config = start.config
     init = None if start.checkpoint else config.init
     _require_possible(config, manifest, runtime, init)
+    runtime.doing("reading weights to start from", 0)
     weights = None if start.checkpoint or init else pretrained(config.model.weights, config.model.backbone)
     if runtime.leads:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).unlink(missing_ok=True)
+        checkpoint.set_aside(folder / "checkpoints", start.checkpoint)
     with (
-        runtime.watched(folder / "processes", config.engine.hang_timeout_seconds),
         runtime.leader(lambda: _tracker(config, folder, resume=resume), SilentTracker) as tracker,
         _stopping(tracker),
     ):
+        runtime.doing("beginning", 0)
         _describe(config, manifest, runtime, tracker, folder)
         engine = Engine(config, manifest, runtime, tracker, folder)
         if weights is not None:
@@ -190,7 +190,7 @@ def evaluate(path: Path, config: Config, snapshot: Snapshot, conditions: Conditi
     try:
         network = build.network(config, snapshot.state["num_identities"])
         network.load_state_dict(snapshot.evaluated)
-        runtime.prepare(network)
+        runtime.place(network)
         evaluator = Evaluator(network, manifest, protocol, runtime, config.data.num_workers)
         evaluation = evaluator.evaluate()
         robustness = None if conditions is None else examine(evaluator, evaluation, conditions)

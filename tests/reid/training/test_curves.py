@@ -2,7 +2,7 @@
 
 import pytest
 
-from reid.training.curves import curves
+from reid.training.curves import curves, have_collapsed
 from reid.training.meters import Reading
 
 
@@ -38,3 +38,19 @@ def test_a_skipped_update_is_counted_and_its_gradient_is_not():
     assert found["health/nonfinite"] == 1
     assert found["train/grad_norm"] == pytest.approx((3 * 8 + 2 * 2) / 5)
     assert "train/grad_norm" not in curves({"defend": reading(3, 1.0, 0.0, 1.0, accuracy=0.0)})
+
+
+@pytest.mark.parametrize(
+    ("triplet", "identification", "expected"),
+    [
+        (0.3001, 6.2145, True),  # ln 500 = 6.2146
+        (0.31, 6.2145, False),  # the hardest positive is still farther than the hardest negative
+        (0.3, 6.0, False),  # somebody is told from the others
+        (0.0, 6.2145, False),
+    ],
+)
+def test_features_have_collapsed_where_the_triplet_is_its_margin_and_the_classifier_guesses(
+    triplet, identification, expected
+):
+    measured = {"train/def_tri": triplet, "train/def_id": identification}
+    assert have_collapsed(measured, 0.3, 500) is expected

@@ -113,6 +113,34 @@ def test_the_step_that_is_named_is_the_very_one_however_rarely_anybody_looks(tin
     assert list((tmp_path / "wild" / "checkpoints").glob("step-*")) == []
 
 
+def test_nothing_is_evaluated_that_has_left_the_numbers(tiny, runs, tmp_path):
+    seldom = {"log_every_steps": 100, "checkpoint_every_steps": 100}
+    with pytest.raises(NonFiniteError, match=r"^step 2: .*\bdef_tri\b.* stopped being finite"):
+        runs.train(tiny(**WILD, engine=seldom), tmp_path / "wild")
+    assert not (tmp_path / "wild" / "evaluations").exists()
+
+
+def test_features_that_collapse_are_told_of_once(tiny, runs, tmp_path, caplog):
+    """All weights decay to nothing in the first step, so that all features are the same."""
+    rates = {
+        "learning_rate": 1e-9,
+        "trunk_learning_rate": 1e-9,
+        "warmup_epochs": 0,
+        "scale_with_batch": False,
+    }
+    config = tiny(optimizer=rates | {"weight_decay": 1e9, "momentum": 0}, model={"variant": "baseline"})
+    runs.train(config, tmp_path / "dull")
+    told = [message for message in caplog.messages if "the features have collapsed" in message]
+    assert len(told) == 1
+    tags = {
+        key: value
+        for record in read(tmp_path / "dull")
+        if record.kind is Kind.TAGS
+        for key, value in record.data.items()
+    }
+    assert tags["collapsed"] in told[0]
+
+
 def test_the_length_of_gradients_is_logged_and_nothing_was_skipped(alone, runs):
     points = runs.points(alone())
     lengths = [points[step, "train/grad_norm"] for step in (2, 4, 6, 8)]

@@ -103,6 +103,23 @@ def test_a_resumed_run_has_its_own_weights_and_needs_the_others_no_more(tiny, al
     torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
 
 
+def test_a_resumed_run_keeps_the_checkpoint_that_it_began_with_whatever_became_of_the_other_run(
+    tiny, alone, runs, tmp_path
+):
+    """The other run went on, so that its folder stands for another checkpoint, and then it was removed."""
+    other = tmp_path / "other"
+    for step in (3, 4):
+        place = checkpoint.place(other / "checkpoints", step)
+        shutil.copytree(checkpoint.place(alone() / "checkpoints", step), place)
+    config = tiny().model_copy(update={"init": other})
+    runs.train(config, tmp_path / "run")
+    for gone in (place, other):
+        shutil.rmtree(checkpoint.place(tmp_path / "run" / "checkpoints", 8))
+        shutil.rmtree(gone)
+        runs.train(config, tmp_path / "run", resume=True)
+        assert runs.snapshot(tmp_path / "run", 8).state["config"]["init"] == str(place)
+
+
 def test_a_run_is_resumed_with_the_start_it_had(tiny, alone, tuned, runs):
     with pytest.raises(
         ValueError, match="holds a run with the checkpoint step-00000008; continue it with --resume"

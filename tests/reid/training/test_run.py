@@ -117,6 +117,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_b
     assert f"passing over a damaged checkpoint: {damaged}" in told
     assert "continuing at step 4" in told
     assert_same_end(runs, folder, alone())
+    assert (folder / "checkpoints" / "damaged-step-00000005").is_dir()
+    assert len(steps_of(folder)) == len(steps_of(alone()))
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tiny, alone, runs, tmp_path):
@@ -185,6 +187,20 @@ def test_resume_on_another_data_set_is_refused_but_a_moved_one_is_fine(tiny, alo
     description.write_text(description.read_text() + "\n")  # same tables, another description
     with pytest.raises(ValueError, match=r"the data set: .* when the run began, .* now"):
         runs.train(tiny(data={"root": moved}), folder, resume=True)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_is_held_to_its_data_set_too(
+    tiny, alone, runs, packed, tmp_path
+):
+    folder = tmp_path / "early"
+    folder.mkdir()
+    for name in (FILE_NAME, "config.yaml"):
+        shutil.copy(alone() / name, folder)
+    other = shutil.copytree(packed, tmp_path / "packed")
+    description = other / "dataset.json"
+    description.write_text(description.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"the data set: .* when the run began, .* now"):
+        runs.train(tiny(data={"root": other}), folder, resume=True)
 
 
 def test_without_a_data_set_the_way_to_one_is_told(tiny, runs, tmp_path):
