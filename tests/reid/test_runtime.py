@@ -149,10 +149,8 @@ def travels_in_pair(frozen: int) -> tuple[list[int], list[bool], float]:
 
 
 def test_gradients_of_what_rests_do_not_travel(pair):
-    (sizes, moved, own), (_, _, others) = pair(travels_in_pair, 3)
-    assert (
-        sum(size for size in sizes if size > 4) == 12_000_000
-    )  # the four say which parameters had a gradient
+    (sizes, moved, own), (_, _, others) = pair(travels_in_pair, 1)
+    assert sorted(sizes) == [4] + 3 * [4_000_000]  # the four say which parameters had a gradient
     assert moved == [True, False, True, True]
     assert own == others > 0
 
