@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 
 from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header
-from reid.tracking.mlflow import Replay, RunLostError
+from reid.tracking.mlflow import Replay, RunDeletedError, RunLostError
 from reid.tracking.runs import beat, bury
-from reid.tracking.target import redacted
+from reid.tracking.target import AddressError, redacted
 from reid.tracking.tracker import TRACKING_URI
 
 LOCK_NAME = "sender.lock"
@@ -101,6 +101,8 @@ class Courier:
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     def _deliver(self) -> None:
+        if self._unsent:
+            _make_durable(self._run_folder / FILE_NAME)
         while self._unsent:
             batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])
@@ -118,6 +120,15 @@ class Courier:
         self._replay.nest()
 
 
+def _make_durable(path: Path) -> None:
+    """Wait until a file lies on the disk: after a power loss, no server may know more of a run than its journal."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def ended_by(record: Record, ended: bool) -> bool:
     """Whether a run's life is over after a record, if it was so before."""
     return record.kind is Kind.FINISH or (ended and record.kind is not Kind.START)
@@ -126,13 +137,16 @@ def ended_by(record: Record, ended: bool) -> bool:
 def sync(run_folder: Path, tracking_uri: str) -> int:
     """Send what a server does not have yet of a run. Returns the number of records sent.
 
-    Raises SenderInUseError while the run is being sent, and ConnectionError if the server does not take it.
+    Raises SenderInUseError while the run is being sent, AddressError, RunDeletedError if it was deleted there, and
+    ConnectionError if the server does not take it.
     """
     with _alone(run_folder, wait=False):
         courier = Courier(run_folder, tracking_uri)
         courier.read_on()
         try:
             courier.deliver()
+        except (AddressError, RunDeletedError):
+            raise
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConnectionError(

@@ -100,6 +100,17 @@ def test_a_sender_of_a_run_that_was_sent_whole_leaves_it_as_it_is(runs):
     assert runs_of(uri, "e")["r"].info.status == "FINISHED"
 
 
+def test_the_journal_lies_on_the_disk_before_anybody_is_told_of_it(tmp_path, monkeypatch):
+    """Asked of a server that takes nothing: what was synced by then would have been synced before it was sent."""
+    with Tracker.open(tmp_path / "a", experiment="e", run_name="r", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(0, {"train/loss": 1.0})
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    with pytest.raises(ConnectionError):
+        sync(tmp_path / "a", "http://127.0.0.1:9")
+    assert (tmp_path / "a" / "journal.jsonl").stat().st_ino in synced
+
+
 def test_a_watch_does_not_believe_in_the_dead():
     process = subprocess.Popen(["sleep", "60"])
     watch = Watch(process.pid)
