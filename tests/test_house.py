@@ -77,8 +77,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reid.types",
     ),
     "reid.arguments": ("reid.config", "reid.types"),
+    "reid.configured": ("reid.arguments", "reid.config"),
     "reid.commands": (
         "reid.arguments",
+        "reid.configured",
         "reid.terminal",
         "reid.deployment",
         "reid.doctor",

@@ -17,9 +17,11 @@ import tyro
 
 from reid import config as configuration
 from reid import signals, terminal
-from reid.arguments import Flat, named_file, parse
+from reid.arguments import named_file, parse
 from reid.commands import printing
+from reid.commands.failures import INTERRUPTED, WORLD
 from reid.config import Config, ConfigError
+from reid.configured import Flat
 
 if TYPE_CHECKING:
     from reid.experiments.experiment import Experiment

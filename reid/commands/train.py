@@ -8,8 +8,9 @@ from pathlib import Path
 import tyro
 
 from reid import signals, terminal
-from reid.arguments import Flat, named_run, parse, starting_point
+from reid.arguments import named_run, parse
 from reid.commands import printing
+from reid.configured import Flat, starting_point
 
 
 @dataclass(frozen=True)
