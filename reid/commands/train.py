@@ -43,7 +43,14 @@ def main(arguments: Sequence[str]) -> int:
 def _train(arguments: Sequence[str]) -> int:
     base, rest = starting_point(arguments)
     chosen = parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+    from reid.doctor.storage import obstacle
+
+    if (blocked := obstacle(chosen.run)) is not None:
+        raise ValueError(
+            f"--run {chosen.run}: {blocked} is a file, where a folder is needed; name another folder"
+        )
     from reid.report import album, plates, tables
+    from reid.training import build
     from reid.training.review import batch_of
     from reid.training.run import Scored
     from reid.training.run import train as run_training
