@@ -65,7 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "preprocess.images",
     ),
     "reid.experiments": ("reid.config", "reid.tracking", "reid.types"),
-    "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
+    "reid.report": ("reid.evaluation", "reid.data", "reid.terminal", "reid.tracking", "reid.types"),
     "reid.deployment": (
         "reid.training",
         "reid.evaluation",

@@ -86,6 +86,7 @@ def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
     from reid.report import album
     from reid.report.subject import Subject
     from reid.tracking.runs import summary
+    from reid.training import build
     from reid.training.review import review
 
     changes: dict[str, dict[str, Any]] = {
@@ -99,8 +100,8 @@ def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
         difference=None if left.config is None else configuration.difference(left.config),
         found=left.scored,
         seen=None
-        if left.scored is None or left.batch is None
-        else album.seen(chosen.step, *left.batch, left.scored.manifest),
+        if left.scored is None or left.batch is None or left.config is None
+        else album.seen(chosen.step, *left.batch, left.scored.manifest, build.augmentation(left.config)),
         unscored=left.unscored,
         unseen=left.unseen,
     )

@@ -56,7 +56,8 @@ def _train(arguments: Sequence[str]) -> int:
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
+        batch, augmentation = batch_of(chosen.config, scored.manifest, 0), build.augmentation(chosen.config)
+        seen = album.seen(0, *batch, scored.manifest, augmentation)
         drawn = plates.kept(scored, seen, chosen.run, chosen.run.resolve().name)
         description = tables.results(scored.evaluation.results, **scored.labels).markdown()
         return plates.saved(drawn, chosen.run / "pictures"), description

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reid.report.tables import Table, labelled, percent, title_of
+from reid.report.tables import Table, labelled, percent, shortened, title_of
 from reid.tracking import names
-from reid.tracking.runs import Summary, identity, settings
+from reid.tracking.runs import Summary, identity, over_seeds, seed_of, settings
 from reid.tracking.tracker import Status
 from reid.types import Direction
 
@@ -222,9 +222,7 @@ def _differing(facts: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _label(key: str, value: str) -> str:
-    short = value
-    if len(value) > MAX_LABEL_CHARACTERS:
-        short = f"{value[: MAX_LABEL_CHARACTERS // 2]}...{value[3 - MAX_LABEL_CHARACTERS // 2 :]}"
+    short = shortened(value, MAX_LABEL_CHARACTERS)
     last = key.rpartition(".")[2]
     return short if last == names.Param.VARIANT else f"{last}={short}"
 
