@@ -349,18 +349,32 @@ def test_the_doctor_tells_findings_as_a_table_or_as_json_and_fails_with_a_failur
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, tmp_path, capsys):
+def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, capsys):
+    nowhere = "/proc/self/run"  # no folder can be made there
+    assert main(["train", "--config", str(tiny_file), "--run", nowhere]) == 1
+    assert nowhere in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "run", "run/deeper"])
+def test_a_file_where_the_folder_of_a_run_is_needed_is_a_mistake(tiny_file, tmp_path, capsys, below):
     blocked = tmp_path / "file"
-    blocked.write_text("no folder can be made below a file")
-    assert main(["train", "--config", str(tiny_file), "--run", str(blocked / "run")]) == 1
-    assert str(blocked) in capsys.readouterr().err
+    blocked.write_text("no folder can be made here or below")
+    assert main(["train", "--config", str(tiny_file), "--run", str(blocked / below)]) == 2
+    assert f"{blocked} is a file, where a folder is needed" in capsys.readouterr().err
 
 
-def test_a_password_given_as_a_flag_is_not_repeated(capsys):
-    assert outcome(["config", "--tracking.uri", "https://me:hunter2@mlflow.example"]) == 2
+@pytest.mark.parametrize("secrets", ["me:hunter2", "hunter2", "hunter2:"])
+def test_what_stands_before_the_host_of_an_address_is_refused_and_not_repeated(tmp_path, capsys, secrets):
+    uri = f"https://{secrets}@mlflow.example"
+    assert outcome(["config", "--tracking.uri", uri]) == 2
     told = capsys.readouterr()
-    assert "MLFLOW_TRACKING_PASSWORD" in told.err
-    assert "hunter2" not in told.out + told.err
+    (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{uri}'}}")
+    assert outcome(["train", "--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 2
+    again = capsys.readouterr()
+    for text in (told.err, again.err):
+        assert "MLFLOW_TRACKING_TOKEN" in text
+    assert "hunter2" not in told.out + told.err + again.out + again.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_nobody_meant_for_the_user_keeps_its_traceback(monkeypatch):
