@@ -198,6 +198,13 @@ for command in {[*told, *CONFIGURED]}:
             "epsilon: expected 0 to 255 grey levels",
         ),
         (["evaluate", "--checkpoint", "RUN"], "neither a checkpoint nor the folder of a run"),
+        (["evaluate", "--checkpoint", "RUN", "--track", "."], "--track .: is there already"),
+        (["report"], "name the folder of a run, of several, or of an experiment"),
+        (["doctor", "--processes", "0"], "--processes: expected 1 or more, found 0"),
+        (
+            ["runs", "reap", "--uri", "nonsense://x", "--experiment", "e"],
+            "MLflow has no such kind of address",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -294,6 +301,25 @@ def test_accuracy_under_attack_stands_beside_clean_accuracy_and_is_never_taken_f
     printed = capsys.readouterr().out
     assert "CORRUPTED queries: infrared to visible on SYNTHETIC data" in printed
     assert "UNDER ATTACK" not in printed
+
+
+def test_the_scores_of_a_checkpoint_become_a_run_of_their_own_where_asked(finished, tmp_path, capsys):
+    before = (finished / "journal.jsonl").read_bytes()
+    folder = tmp_path / "runs" / "scored"
+    assert main(["evaluate", "--checkpoint", str(finished), "--track", str(folder), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    found = summary(folder)
+    assert (found.status, found.experiment, found.step) == ("FINISHED", "vcm", scores["step"])
+    for direction in Direction:
+        assert found.metrics[names.first_rank(direction)] == scores["directions"][direction]["rank1"]
+    assert found.params[names.Param.PROTOCOL] == scores["protocol"]
+    assert found.is_synthetic
+    (checkpoint,) = [r.data for r in read(finished) if r.kind is Kind.CHECKPOINT and r.step == scores["step"]]
+    assert found.tags[names.Tag.CHECKPOINT_SHA] == checkpoint["digest"]
+    assert "Retrieval on SYNTHETIC data" in found.tags[names.Tag.DESCRIPTION]
+    assert (finished / "journal.jsonl").read_bytes() == before
+    assert main(["evaluate", "--checkpoint", str(finished), "--track", str(folder)]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_scored_through_a_cache_that_is_made_where_it_can(finished, tmp_path, capsys):
