@@ -17,6 +17,7 @@ from reid.tracking import names
 from reid.tracking.journal import Journal, Kind, header
 from reid.tracking.runs import RUNNING, Summary, identity, over_seeds, summary
 from reid.tracking.tracker import Status, Tracker
+from reid.tracking.view import PARAMS
 
 
 def begin(
@@ -62,7 +63,8 @@ def leaves(parent: Path, found: Mapping[Path, Sequence[Path]]) -> list[Path]:
 def gather(parent: Path, children: Sequence[Path], description: str = "") -> Status:
     """Tell a parent what its children reached so far, and how it therefore stands.
 
-    It takes the parameters that all children share, as tags, and is synthetic as soon as one of them is. Where they are trials
+    It takes the parameters that all children share, as tags, and is synthetic as soon as one of them is. The row of an
+    experiment, which learns the same in all of its trials, has what tables show also as parameters. Where children are trials
     that differ in nothing but the seed, it takes the mean and the sample deviation of every score over those that have
     finished, at the step "number of children that have finished" (never at a former one, where MLflow would not see it).
     It is SCHEDULED while a child is still to end, then FINISHED, or FAILED if not all children finished. `description` is
@@ -77,7 +79,10 @@ def gather(parent: Path, children: Sequence[Path], description: str = "") -> Sta
     with Journal.open(parent) as journal:
         tracker = Tracker(journal, None)
         former = [key for key in journal.tags if key.startswith(names.SHARED)]
-        tracker.tags({**dict.fromkeys(former), **_shared_tags(found)})
+        shared = _shared(found)
+        tracker.tags({**dict.fromkeys(former), **{names.shared(key): value for key, value in shared.items()}})
+        if names.Tag.ROW in journal.tags:
+            tracker.params({key: shared[key] for key in PARAMS if key in shared and key != names.Param.SEED})
         tracker.tags({names.Tag.CHILDREN: f"{len(finished)} of {len(found)} finished"})
         if any(child.is_synthetic for child in found):
             tracker.tags({names.Tag.SYNTHETIC: True})
@@ -97,11 +102,10 @@ def _height(run: Path, found: Mapping[Path, Sequence[Path]]) -> int:
     return 1 + max((_height(child, found) for child in found.get(run, ())), default=0)
 
 
-def _shared_tags(runs: Sequence[Summary]) -> dict[str, str]:
-    """The parameters that all runs share, by their tags. One that was killed before it told any does not count."""
+def _shared(runs: Sequence[Summary]) -> dict[str, str]:
+    """The parameters that all runs share. One that was killed before it told any does not count."""
     told = [set(run.settled_params.items()) for run in runs if run.settled_params]
-    shared = set.intersection(*told) if told else set()
-    return {names.shared(key): value for key, value in sorted(shared)}
+    return dict(sorted(set.intersection(*told))) if told else {}
 
 
 def _are_seeds_of_one_row(runs: Sequence[Summary]) -> bool:

@@ -114,6 +114,15 @@ def test_what_held_for_the_first_child_alone_is_taken_back_when_another_one_diff
     assert math.isnan(told.metrics[RANK1])
 
 
+def test_the_row_of_an_experiment_has_what_tables_show_as_parameters(tmp_path):
+    begin(tmp_path / "row", experiment="e", run_name="row", tags={names.Tag.ROW: "full"})
+    told = {names.Param.VARIANT: "full", names.Param.LAMBDA1: 2.0, names.Param.WORLD_SIZE: 1}
+    gather(tmp_path / "row", [child(tmp_path / "a", tmp_path / "row", 0, 0.5, **told)])
+    found = summary(tmp_path / "row")
+    assert found.params == {"variant": "full", "lambda1": "2.0"}
+    assert found.settled_params == {"seed": "0", "variant": "full", "lambda1": "2.0", "world_size": "1"}
+
+
 def test_a_mean_over_fewer_children_than_before_is_the_newest_on_the_server_too(runs):
     above = parent(runs / "full")
     children = [
