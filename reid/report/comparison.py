@@ -152,8 +152,8 @@ def score_table(
 ) -> Table:
     """A row a group of runs that differ in nothing but their seed, in percent: mean and sample deviation.
 
-    Runs that repeat a seed count as one, by their mean. `references` are numbers of the paper for some groups, each a faint row below its group: Rank-1, 5, 10, 20 and mAP in
-    percent, as printed there. `before` begins the title.
+    Runs that repeat a seed count as one, by their mean. `references` are numbers of the paper for some groups, each a faint
+    row below its group: Rank-1, 5, 10, 20 and mAP in percent, as printed there. `before` begins the title.
     """
     columns = {
         **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},

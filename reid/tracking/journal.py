@@ -212,7 +212,7 @@ class Journal:
         self._end = tail.offset
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if is_new:
-            _sync(path.parent)
+            make_durable(path.parent)
         self._drop_torn_end()
 
     @classmethod
@@ -319,13 +319,13 @@ class Journal:
             os.ftruncate(self._file, self._end)
 
 
-def _sync(folder: Path) -> None:
-    """Wait until the names in a folder lie on the disk."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def make_durable(path: Path) -> None:
+    """Wait until a file, or the names in a folder, lie on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def _locked(lock: int, patience_seconds: float) -> bool:

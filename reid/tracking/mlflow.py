@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
@@ -349,8 +349,12 @@ class Replay:
 def num_refused(run_folder: Path, tracking_uri: str) -> int:
     """Records of a run that a server refused, now or before, by `RUN/refused.jsonl`."""
     path = run_folder / REFUSED_NAME
-    told = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    return len({one["sequence"] for one in told if one["server"] == redacted(tracking_uri)})
+    refused = set()
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # a line that a power loss cut short
+            told = json.loads(line)
+            refused |= {told["sequence"]} if told["server"] == redacted(tracking_uri) else set()
+    return len(refused)
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header
+from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header, make_durable
 from reid.tracking.mlflow import Replay, RunDeletedError, RunLostError
 from reid.tracking.runs import beat, bury
 from reid.tracking.target import AddressError, redacted
@@ -101,8 +101,8 @@ class Courier:
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     def _deliver(self) -> None:
-        if self._unsent:
-            _make_durable(self._run_folder / FILE_NAME)
+        if self._unsent:  # after a power loss, no server may know more than the journal
+            make_durable(self._run_folder / FILE_NAME)
         while self._unsent:
             batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])
@@ -115,18 +115,11 @@ class Courier:
         """Bring the run above there too, if its folder is in reach, and put this one below it."""
         if self._above is None or self._replay.is_nested or not (self._above / FILE_NAME).exists():
             return
-        with suppress(SenderInUseError):  # then another child brings it there
+        with suppress(
+            SenderInUseError, RunDeletedError
+        ):  # another child brings it there; nobody wants it there
             sync(self._above, self._tracking_uri)
         self._replay.nest()
-
-
-def _make_durable(path: Path) -> None:
-    """Wait until a file lies on the disk: after a power loss, no server may know more of a run than its journal."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def ended_by(record: Record, ended: bool) -> bool:

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from reid.tracking import names, target
 from reid.tracking.family import begin, families, gather, leaves
 from reid.tracking.journal import FILE_NAME, Kind, header, read
+from reid.tracking.mlflow import RunDeletedError
 from reid.tracking.runs import attach, find, series, summary
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
@@ -261,6 +262,19 @@ def test_sending_a_child_brings_its_parents_along_and_nests_it_below_them(runs):
     assert above == {"full": ids["ablation"], "seed-0": ids["full"], "seed-1": ids["full"]}
     assert found["full"].data.metrics[RANK1] == pytest.approx(0.55)
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_a_parent_that_was_deleted_on_the_server_holds_up_no_child(runs):
+    above = parent(runs / "full")
+    uri = tracking_uri_of(above)
+    sync(above, uri)
+    MlflowClient(uri).delete_run(target.load(above, uri).run_id)
+    one = child(runs / "a", above, 0, 0.5)
+    gather(above, [one])
+    assert sync(one, uri) > 0
+    assert MlflowClient(uri).get_run(target.load(one, uri).run_id).info.status == "FINISHED"
+    with pytest.raises(RunDeletedError):
+        sync(above, uri)
 
 
 def test_a_parent_that_is_gone_or_damaged_holds_up_no_record_of_its_child(runs, tmp_path):
