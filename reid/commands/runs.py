@@ -83,12 +83,16 @@ def _reap_on_server(uri: str, experiment: str | None, silent_seconds: float) -> 
 
 def _sync(found: Sequence[Path], uri: str | None, failures: Failures) -> None:
     from reid.tracking import family
+    from reid.tracking.runs import EMPTY, summary
     from reid.tracking.target import redacted
     from reid.tracking.tracker import destination_of
 
     families = family.families(found)
     for run in found:
         with failures.told():
+            if summary(run).status == EMPTY:
+                print(f"{run}: empty, there is nothing to send")
+                continue
             first, *_ = family.leaves(run, families) or [run]
             address = destination_of(first, uri)
             print(f"{run} -> {redacted(address)}: {_sent(run, address, failures)}")
@@ -97,11 +101,8 @@ def _sync(found: Sequence[Path], uri: str | None, failures: Failures) -> None:
 def _sent(run: Path, address: str, failures: Failures) -> str:
     """Send a run; what came of it."""
     from reid.tracking.mlflow import REFUSED_NAME, num_refused
-    from reid.tracking.runs import EMPTY, summary
     from reid.tracking.sender import SenderInUseError, sync
 
-    if summary(run).status == EMPTY:
-        return "empty, there is nothing to send"
     try:
         sent = f"{sync(run, address)} records sent"
     except SenderInUseError:

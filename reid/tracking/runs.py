@@ -73,7 +73,7 @@ def find(folder: Path) -> Iterator[Path]:
 
 
 def find_all(folders: Sequence[Path]) -> list[Path]:
-    """Folders of runs in and below some folders, each run once: its first folder, if copies of it are there too.
+    """Folders of runs in and below some folders, each run once: where its journal is longest, if copies are there too.
 
     Raises ValueError for a folder that is not there, or if none holds a run.
     """
@@ -91,18 +91,19 @@ def find_all(folders: Sequence[Path]) -> list[Path]:
 
 
 def _without_copies(runs: Sequence[Path]) -> list[Path]:
-    first: dict[str, Path] = {}
-    kept = []
+    same: dict[str, list[Path]] = {}
     for run in runs:
         try:
-            original = first.setdefault(header(run)["uid"], run)
-        except (ValueError, OSError):  # who reads the rest of it tells what is wrong with it
-            original = run
-        if original == run:
-            kept.append(run)
-        else:
-            log.warning("%s: a copy of %s, left out", run, original)
-    return kept
+            uid = header(run)["uid"]
+        except (ValueError, OSError):  # who reads all of it tells what is wrong with it
+            uid = str(run)
+        same.setdefault(uid, []).append(run)
+    kept = {max(copies, key=lambda run: (run / FILE_NAME).stat().st_size) for copies in same.values()}
+    for copies in same.values():
+        for run in copies:
+            if run not in kept:
+                log.warning("%s: a copy of %s, left out", run, *kept.intersection(copies))
+    return [run for run in runs if run in kept]
 
 
 def summary(run_folder: Path) -> Summary:

@@ -100,8 +100,9 @@ def test_a_run_is_shown_compared_and_sent_though_others_are_damaged(mixed, capsy
     good, empty = told.out.splitlines()
     assert good.startswith(f"{mixed / 'b-good'} -> {uri}: ")
     assert good.endswith("records sent")
-    assert empty == f"{mixed / 'c-empty'} -> {uri}: empty, there is nothing to send"
+    assert empty == f"{mixed / 'c-empty'}: empty, there is nothing to send"
     assert "a-damaged" in told.err
+    assert main(["runs", "sync", str(mixed / "c-empty")]) == 0
 
 
 def test_a_damaged_configuration_is_told_in_a_line_and_the_other_runs_are_compared(tmp_path, capsys):

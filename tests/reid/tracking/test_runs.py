@@ -88,7 +88,12 @@ def test_a_run_that_is_named_twice_or_was_copied_is_found_once(tmp_path, caplog)
     run = tmp_path / "b"
     assert find_all([run, tmp_path / "link", run, tmp_path / "a-copy" / ".." / "b"]) == [run]
     assert find_all([run, tmp_path]) == [run]
-    assert caplog.messages == [f"{tmp_path / 'a-copy'}: a copy of {run}, left out"]
+    left_out = f"{tmp_path / 'a-copy'}: a copy of {run}, left out"
+    assert caplog.messages == [left_out]
+    assert find_all([tmp_path]) == [tmp_path / "a-copy"]
+    attach(run, {}, {names.Tag.HOST: "it went on"})
+    assert find_all([tmp_path]) == [run]
+    assert caplog.messages[-1] == left_out
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / FILE_NAME).touch()
     assert find_all([run, tmp_path / "empty"]) == [run, tmp_path / "empty"]
