@@ -1,27 +1,18 @@
 """How the words of a command become what it can be told.
 
 words -> --config FILE, the start -> flags -> the command's frozen dataclass; every mistake in the words is told at once
+
+What a configuration is, is imported only where one is asked for: help shall be there at once.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import tyro
-from pydantic import ValidationError
 
-from reid import config as configuration
-from reid.config import Config
-
-Flat = Annotated[Config, tyro.conf.arg(name="")]
 Arguments = TypeVar("Arguments")
-
-
-def starting_point(arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """The configuration that --config names, or the paper's, and the arguments left."""
-    file, rest = named_file(arguments)
-    return configuration.from_yaml(file) if file else Config(), rest
 
 
 def named_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -49,6 +40,12 @@ def parse(
         parsed: Arguments = tyro.cli(
             kind, prog=f"reid {command}", args=list(arguments), config=config, **given
         )
-    except ValidationError as error:
-        raise configuration.refusal(error, "the options given") from error
+    except ValueError as error:
+        from pydantic import ValidationError  # noqa: PLC0415
+
+        from reid.config import refusal  # noqa: PLC0415
+
+        if isinstance(error, ValidationError):
+            raise refusal(error, "the options given") from error
+        raise
     return parsed

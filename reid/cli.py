@@ -2,18 +2,18 @@
 
 A command is a module of reid/commands, imported when it runs; so help is there at once.
 
-Exit codes: 0 done; 1 the world failed, or a signal ended the run; 2 a mistake of the user, told in one message.
+Exit codes: 0 done; 1 the world failed, or a signal ended the run; 2 a mistake of the user, told in one message; 130 an
+interrupt by hand.
 """
 
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 
 from reid import terminal
+from reid.commands.failures import INTERRUPTED, MISTAKE, code_of
 from reid.types import ToldElsewhereError
 
 COMMANDS = {
@@ -47,17 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         datefmt="%H:%M:%S",
         handlers=[_Lines()],
     )
-    command: Callable[[Sequence[str]], int] = import_module(f"reid.commands.{name}").main
+    process = "" if terminal.speaks() else f" (process {os.environ['RANK']})"
     try:
+        command: Callable[[Sequence[str]], int] = import_module(f"reid.commands.{name}").main
         return command(rest)
     except ToldElsewhereError:
-        return 2
+        return MISTAKE
+    except KeyboardInterrupt:
+        print(f"reid {name}{process}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, RuntimeError, OSError) as error:
-        if not (isinstance(error, OSError) or _is_ours(error)):
-            raise  # a bug, or a library's own trouble: the traceback says more than a sentence
-        process = "" if terminal.speaks() else f" (process {os.environ['RANK']})"
+        code = code_of(error)
+        if code is None:
+            raise
         print(f"reid {name}{process}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return code
 
 
 class _Lines(logging.Handler):
@@ -65,9 +69,3 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"{self.format(record)}\n")
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised `error` itself, and so meant its text for the user."""
-    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-    return Path(innermost.f_code.co_filename).is_relative_to(Path(__file__).parent)

@@ -233,11 +233,12 @@ class Tracking(_Section, hide_input_in_errors=True):
 
     @field_validator("uri")
     @classmethod
-    def _without_password(cls, uri: str | None) -> str | None:
-        if uri is not None and urlsplit(uri).password is not None:
+    def _without_secrets(cls, uri: str | None) -> str | None:
+        if uri is not None and "@" in urlsplit(uri).netloc:
             raise ValueError(
-                "tracking.uri: a password would be written into the run's folder; give it in MLFLOW_TRACKING_PASSWORD, "
-                "or the whole address in MLFLOW_TRACKING_URI"
+                "tracking.uri: whatever stands before the @ (a user, a password, a token) would be written into the run's "
+                "folder and its checkpoints; give it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in "
+                "MLFLOW_TRACKING_TOKEN, or the whole address in MLFLOW_TRACKING_URI"
             )
         return uri
 

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
 LINE_SECONDS = 30.0
 REDRAW_SECONDS = 0.2
@@ -29,8 +28,10 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def console() -> Console:
+def console() -> "Console":
     """Standard error, as everything live sees it: one console, so that one footer can stand above another."""
+    from rich.console import Console  # noqa: PLC0415  # help shall be there at once, and needs none
+
     return Console(stderr=True, highlight=False)
 
 
@@ -47,13 +48,15 @@ def is_watched() -> bool:
 class Footer:
     """What `render` makes, kept at the foot of the terminal; nothing where nobody watches. Vanishes at the end."""
 
-    def __init__(self, render: Callable[[], RenderableType]) -> None:
+    def __init__(self, render: "Callable[[], RenderableType]") -> None:
         self._render = render
         self._live: Live | None = None
         self._drawn = 0.0
 
     def __enter__(self) -> Self:
         if is_watched():
+            from rich.live import Live  # noqa: PLC0415
+
             self._live = Live(
                 console=console(),
                 get_renderable=self._render,
@@ -77,8 +80,11 @@ class Footer:
             self._live.refresh()
 
 
-def bar(done: int, total: int, before: str, after: str) -> RenderableType:
+def bar(done: int, total: int, before: str, after: str) -> "RenderableType":
     """A line: words, a bar, words."""
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     line = Table.grid(padding=(0, 2))
     line.add_row(before, ProgressBar(total=max(total, 1), completed=done, width=BAR_CHARACTERS), after)
     return line

@@ -65,7 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "preprocess.images",
     ),
     "reid.experiments": ("reid.config", "reid.tracking", "reid.types"),
-    "reid.report": ("reid.evaluation", "reid.data", "reid.tracking", "reid.types"),
+    "reid.report": ("reid.evaluation", "reid.data", "reid.terminal", "reid.tracking", "reid.types"),
     "reid.deployment": (
         "reid.training",
         "reid.evaluation",
@@ -77,8 +77,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reid.types",
     ),
     "reid.arguments": ("reid.config", "reid.types"),
+    "reid.configured": ("reid.arguments", "reid.config"),
     "reid.commands": (
         "reid.arguments",
+        "reid.configured",
         "reid.terminal",
         "reid.deployment",
         "reid.doctor",

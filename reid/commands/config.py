@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reid import config as configuration
-from reid.arguments import Flat, parse, starting_point
+from reid.arguments import parse
 from reid.config import Config
+from reid.configured import Flat, starting_point
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reid import config as configuration
-from reid.arguments import parse, starting_point
+from reid.arguments import named_file, parse
 from reid.commands import printing
 
 
@@ -28,11 +27,16 @@ class DoctorArguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    base, rest = starting_point(arguments)
+    file, rest = named_file(arguments)
     chosen = parse(DoctorArguments, rest, "doctor")
+    from reid import config as configuration
+
+    if chosen.processes < 1:
+        raise configuration.ConfigError(f"--processes: expected 1 or more, found {chosen.processes}")
     from reid.doctor.checkup import examine, is_healthy
     from reid.doctor.finding import Subject
 
+    base = configuration.Config() if file is None else configuration.from_yaml(file)
     config = configuration.changed(base, {"data": {"root": chosen.root}})
     found = examine(Subject(config, chosen.run, chosen.processes))
     if chosen.json:

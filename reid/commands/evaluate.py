@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reid import config as configuration
 from reid import terminal
 from reid.arguments import parse
 from reid.commands import printing
 from reid.types import Embedding, Goal
 
 if TYPE_CHECKING:
+    from reid.config import Config
     from reid.evaluation.robustness import Conditions
+    from reid.training.run import Scored
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,21 @@ class EvaluateArguments:
     """Worker processes that read and decode, if not as many as in training."""
     device: Literal["auto", "cpu"] | None = None
     """`cpu` leaves a GPU alone."""
+    track: Path | None = None
+    """Folder of a run of its own, in the checkpoint's experiment: MLflow is told the clean scores, as of a run that was trained."""
     json: bool = False
     """Print the scores as JSON."""
 
 
 def main(arguments: Sequence[str]) -> int:
     chosen = parse(EvaluateArguments, arguments, "evaluate")
+    from reid import config as configuration
     from reid.training.run import evaluate as run_evaluation
     from reid.training.run import read_checkpoint
 
     conditions = _conditions(chosen)
+    if chosen.track is not None and chosen.track.exists():
+        raise ValueError(f"--track {chosen.track}: is there already; name a folder for a new run")
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
     changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
@@ -72,10 +78,48 @@ def main(arguments: Sequence[str]) -> int:
         },
         "engine": {"device": chosen.device},
     }
-    scored = run_evaluation(path, configuration.changed(config, changes), snapshot, conditions)
+    config = configuration.changed(config, changes)
+    scored = run_evaluation(path, config, snapshot, conditions)
     if terminal.speaks():
+        if chosen.track is not None:
+            _track(scored, config, chosen.track)
         printing.scores(scored, as_json=chosen.json)
     return 0
+
+
+def _track(scored: "Scored", config: "Config", folder: Path) -> None:
+    """Begin a run, tell it the scores and of what they are, and end it."""
+    from reid.report import tables
+    from reid.tracking import names
+    from reid.tracking.tracker import Tracker
+    from reid.training import checkpoint
+    from reid.training.scores import scores
+
+    tracking, manifest = config.tracking, scored.manifest
+    with Tracker.open(
+        folder,
+        experiment=tracking.experiment,
+        run_name=folder.resolve().name,
+        tracking_uri=tracking.uri,
+    ) as tracker:
+        tracker.params(
+            {
+                names.Param.VARIANT: config.model.variant,
+                names.Param.PROTOCOL: scored.labels["protocol"],
+                names.Param.DATASET: manifest.name,
+                names.Param.DATASET_DIGEST: manifest.digest[:12],
+            }
+        )
+        tracker.tags(
+            {
+                names.Tag.SOURCE: "reid evaluate",
+                names.Tag.SYNTHETIC: manifest.synthetic,
+                names.Tag.CHECKPOINT: scored.checkpoint.resolve(),
+                names.Tag.CHECKPOINT_SHA: checkpoint.digest(scored.checkpoint),
+            }
+        )
+        tracker.description(tables.results(scored.evaluation.results, **scored.labels).markdown())
+        tracker.metrics(scored.step, scores(scored.evaluation))
 
 
 def _conditions(chosen: EvaluateArguments) -> "Conditions | None":

@@ -3,7 +3,6 @@
 Both read the same kind of file, and differ in the one that they read unless told otherwise.
 """
 
-import json
 import re
 import shlex
 import sys
@@ -17,15 +16,18 @@ import tyro
 
 from reid import config as configuration
 from reid import signals, terminal
-from reid.arguments import Flat, named_file, parse
+from reid.arguments import named_file, parse
 from reid.commands import printing
+from reid.commands.failures import INTERRUPTED, WORLD
 from reid.config import Config, ConfigError
+from reid.configured import Flat
 
 if TYPE_CHECKING:
     from reid.experiments.experiment import Experiment
     from reid.experiments.runner import Outcome
     from reid.experiments.trials import Record, Trial
     from reid.report.experiment import Results
+    from reid.tracking.tracker import Status
 
 FILES = Path(__file__).parents[2] / "launch" / "experiments"
 
@@ -59,6 +61,8 @@ class ExperimentArguments:
     """Words before `-m reid train`, such as "accelerate launch --config_file launch/accelerate/one_node.yaml"."""
     format: Literal["terminal", "markdown", "latex", "json"] = "terminal"
     """How results are printed."""
+    json: bool = False
+    """The same as --format json."""
 
 
 def main(command: str, default: str, arguments: Sequence[str]) -> int:
@@ -68,7 +72,7 @@ def main(command: str, default: str, arguments: Sequence[str]) -> int:
             return _main(command, FILES / default, arguments)
     except signals.Stopped as stopped:
         _say(f"reid {command}: stopped by {stopped.name}; the same command continues")
-        return 1
+        return INTERRUPTED if stopped.name == Signals.SIGINT.name else WORLD
 
 
 def told(command: str, words: Sequence[str]) -> tuple[ExperimentArguments, Path | None]:
@@ -89,9 +93,9 @@ def _main(command: str, default: Path, arguments: Sequence[str]) -> int:
     from reid.experiments import experiment as experiments
     from reid.experiments import trials
 
-    part = _part(chosen)
+    part, kind = _part(chosen), printing.kind_of(chosen.format, as_json=chosen.json)
     if chosen.results_only:
-        _show(chosen)
+        _show(chosen.out, kind)
         return 0
     experiment = experiments.from_yaml(file or default)
     rows = experiment.chosen(None if chosen.variants is None else tuple(chosen.variants.split(",")))
@@ -109,7 +113,7 @@ def _main(command: str, default: Path, arguments: Sequence[str]) -> int:
     share = planned[part[0] - 1 :: part[1]]
     code = _train(command, experiment, share, chosen)
     if part == (1, 1) and any(trial.has_begun() for trial in planned):
-        _show(chosen)
+        _show(chosen.out, kind)
     return code
 
 
@@ -176,32 +180,44 @@ def _line(outcome: "Outcome", asked: Sequence[int]) -> str:
     return f"finished {when}  {headline(summary(outcome.trial.run))}"
 
 
-def _show(chosen: ExperimentArguments) -> None:
+def _show(folder: Path, kind: printing.Kind) -> None:
     """Tell the runs above the trials what they reached; write and print the results."""
     from reid.experiments import trials
     from reid.tracking import family
     from reid.tracking.runs import find
     from reid.tracking.tracker import OFFLINE
 
-    record = trials.read(chosen.out)
+    record = trials.read(folder)
     if record is None:
-        raise ConfigError(f"{chosen.out}: there is no experiment here ({trials.RECORD} is missing)")
-    begun = trials.begun(record, chosen.out)
+        raise ConfigError(f"{folder}: there is no experiment here ({trials.RECORD} is missing)")
+    begun = trials.begun(record, folder)
     if not begun:
-        raise ConfigError(f"{chosen.out}: no trial has begun yet")
+        raise ConfigError(f"{folder}: no trial has begun yet")
+    families = family.families(find(folder))
+    for parent in families:
+        gather(parent, families)
     found = results(record, begun)
-    tables = found.tables()
-    description = "\n".join(table.markdown() for table in tables)
-    for parent, children in family.families(find(chosen.out)).items():
-        family.gather(parent, children, description if parent == chosen.out else "")
-    files = found.write(chosen.out)
-    if chosen.format == "json":
-        print(json.dumps(found.as_records(), indent=2))
-    else:
-        printing.tables(tables, chosen.format)
+    files = found.write(folder)
+    printing.results(found.tables(), found.as_records(), kind)
     _say("\n".join(map(str, files)))
     if record.base.tracking.uri != OFFLINE:
-        _say(f"`reid runs sync {chosen.out}` tells MLflow of the runs above the trials")
+        _say(f"`reid runs sync {folder}` tells MLflow of the runs above the trials")
+
+
+def gather(parent: Path, families: Mapping[Path, Sequence[Path]]) -> "Status":
+    """Tell a run above others what they reached: that of an experiment by the experiment's tables, any other by its own."""
+    from reid.experiments import trials
+    from reid.report.comparison import Comparison
+    from reid.tracking import family
+    from reid.tracking.runs import summary
+
+    record = trials.read(parent)
+    if record is not None:
+        told = results(record, trials.begun(record, parent)).description()
+    else:
+        below = [summary(run) for run in family.leaves(parent, families)]
+        told = Comparison(below, configuration.is_learned).description()
+    return family.gather(parent, families[parent], told)
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,11 @@
 """What several commands print."""
 
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from reid.training.run import Scored
 
 WIDE = 200  # characters of a line where no terminal is
+Kind = Literal["terminal", "markdown", "latex", "json"]
 
 
 def scores(scored: "Scored", *, as_json: bool = False) -> None:
@@ -32,6 +34,33 @@ def scores(scored: "Scored", *, as_json: bool = False) -> None:
     if found is not None:
         shown += robustness.results(found, results, **scored.labels)
     tables(shown, "terminal")
+
+
+def kind_of(chosen: Kind, *, as_json: bool) -> Kind:
+    """What --format and --json say together."""
+    if as_json and chosen not in {"terminal", "json"}:
+        raise ValueError(f"--json and --format {chosen}: name one of them")
+    return "json" if as_json else chosen
+
+
+def results(shown: "Iterable[Table]", records: Sequence[Mapping[str, Any]], kind: Kind) -> None:
+    """Print tables or, as JSON, the records behind them. JSON has no NaN and no infinity: such a number is null there."""
+    if kind == "json":
+        print(json.dumps(_plain(records), indent=2, allow_nan=False))
+    else:
+        tables(shown, kind)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _plain(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case _:
+            return value
 
 
 def tables(given: "Iterable[Table]", kind: Literal["terminal", "markdown", "latex"]) -> None:

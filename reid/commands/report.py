@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reid import config as configuration
 from reid.arguments import parse
-from reid.commands import experiment
 
 if TYPE_CHECKING:
     from reid.experiments.trials import Record
@@ -42,6 +40,8 @@ class ReportArguments:
 
 def main(arguments: Sequence[str]) -> int:
     chosen = parse(ReportArguments, arguments, "report")
+    if not chosen.runs:
+        raise ValueError("name the folder of a run, of several, or of an experiment: reid report runs/full")
     from reid.experiments import trials
     from reid.report.report import write
     from reid.report.subject import labels, place_of
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _report_experiment(record: "Record", folder: Path, chosen: ReportArguments) -> int:
     """The tables and curves of an experiment, and the answers of one trial of each row that its file wants pictured."""
+    from reid.commands import experiment
     from reid.experiments import trials
     from reid.report.report import write
     from reid.report.subject import labels
@@ -83,9 +84,11 @@ def _report_experiment(record: "Record", folder: Path, chosen: ReportArguments) 
 
 def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
     """What is left of a run, for the report room, which knows neither configurations nor training."""
+    from reid import config as configuration
     from reid.report import album
     from reid.report.subject import Subject
     from reid.tracking.runs import summary
+    from reid.training import build
     from reid.training.review import review
 
     changes: dict[str, dict[str, Any]] = {
@@ -99,8 +102,8 @@ def _subject(folder: Path, label: str, chosen: ReportArguments) -> "Subject":
         difference=None if left.config is None else configuration.difference(left.config),
         found=left.scored,
         seen=None
-        if left.scored is None or left.batch is None
-        else album.seen(chosen.step, *left.batch, left.scored.manifest),
+        if left.scored is None or left.batch is None or left.config is None
+        else album.seen(chosen.step, *left.batch, left.scored.manifest, build.augmentation(left.config)),
         unscored=left.unscored,
         unseen=left.unseen,
     )

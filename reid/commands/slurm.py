@@ -2,12 +2,6 @@
 
 from collections.abc import Sequence
 
-import tyro
-
-from reid.arguments import parse, starting_point
-from reid.commands import experiment, printing
-from reid.commands.train import TrainArguments
-
 
 def main(arguments: Sequence[str]) -> int:
     action, *words = arguments or ["--help"]
@@ -18,6 +12,12 @@ def main(arguments: Sequence[str]) -> int:
             "and submits nothing."
         )
         return 0 if {action, *words[:1]} & {"-h", "--help"} else 2
+    import tyro
+
+    from reid.arguments import parse
+    from reid.commands import experiment, printing
+    from reid.commands.train import TrainArguments
+    from reid.configured import starting_point
     from reid.doctor.checkup import examine, is_healthy
     from reid.doctor.finding import Subject
     from reid.doctor.submission import Call, checks

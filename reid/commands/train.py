@@ -8,8 +8,9 @@ from pathlib import Path
 import tyro
 
 from reid import signals, terminal
-from reid.arguments import Flat, named_run, parse, starting_point
+from reid.arguments import named_run, parse
 from reid.commands import printing
+from reid.configured import Flat, starting_point
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,21 @@ def main(arguments: Sequence[str]) -> int:
 def _train(arguments: Sequence[str]) -> int:
     base, rest = starting_point(arguments)
     chosen = parse(TrainArguments, rest, "train", TrainArguments(run=tyro.MISSING, config=base))
+    from reid.doctor.storage import obstacle
+
+    if (blocked := obstacle(chosen.run)) is not None:
+        raise ValueError(
+            f"--run {chosen.run}: {blocked} is a file, where a folder is needed; name another folder"
+        )
     from reid.report import album, plates, tables
+    from reid.training import build
     from reid.training.review import batch_of
     from reid.training.run import Scored
     from reid.training.run import train as run_training
 
     def publish(scored: Scored) -> tuple[list[Path], str]:
-        seen = album.seen(0, *batch_of(chosen.config, scored.manifest, 0), scored.manifest)
+        batch, augmentation = batch_of(chosen.config, scored.manifest, 0), build.augmentation(chosen.config)
+        seen = album.seen(0, *batch, scored.manifest, augmentation)
         drawn = plates.kept(scored, seen, chosen.run, chosen.run.resolve().name)
         description = tables.results(scored.evaluation.results, **scored.labels).markdown()
         return plates.saved(drawn, chosen.run / "pictures"), description

@@ -19,10 +19,17 @@ PROCESS_THREADS = 64
 def cores(subject: Subject) -> Finding:
     """A core for each process and each worker, and no more threads than that."""
     there, workers = machine.cores(), subject.config.data.num_workers
-    threads = int(os.environ.get("OMP_NUM_THREADS") or there.allowed)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    outermost = asked.split(",")[0].strip()  # "4,2": each of four threads may start two
+    if asked and not (outermost.isdecimal() and int(outermost)):
+        return failure(
+            f"OMP_NUM_THREADS={asked!r}: no number of threads",
+            f"Set OMP_NUM_THREADS={there.allowed}, or unset it",
+        )
+    threads = int(outermost or there.allowed)
     found = (
         f"cores: {there.usable:g}, processes: {subject.processes}, workers of each: {workers}, threads of each: {threads} "
-        f"(OMP_NUM_THREADS {'set' if os.environ.get('OMP_NUM_THREADS') else 'not set'})"
+        f"(OMP_NUM_THREADS {'set' if asked else 'not set'})"
     )
     if subject.processes * (workers + 1) > 2 * there.usable:
         most = max(0, int(there.usable) // subject.processes - 1)

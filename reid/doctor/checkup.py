@@ -68,7 +68,9 @@ class Numbered(NamedTuple):
 def examine(
     subject: Subject, checks: Sequence[tuple[str, Check]] = CHECKS, patience_seconds: float = PATIENCE_SECONDS
 ) -> list[Numbered]:
-    """The findings of all checks, within `patience_seconds`. What a check raises, but for OSError, is raised."""
+    """The findings of all checks, within `patience_seconds`. A check that raises OSError or ValueError has failed; what else
+    one raises is a bug, and raised.
+    """
     examinations = [_Examination(check, subject) for _, check in checks]
     for examination in examinations:
         examination.start()
@@ -100,6 +102,8 @@ class _Examination(threading.Thread):
             self._finding = self._check(self._subject)
         except OSError as error:
             self._finding = failure(f"cannot be looked at: {error}", "Look at the place it names")
+        except ValueError as error:
+            self._finding = failure(str(error), "Correct the value, or the file, that it names")
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             self._error = error
 

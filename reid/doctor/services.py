@@ -25,6 +25,7 @@ REMEDIES = {
     "and `reid runs sync` later",
     Welcome.UNAUTHORIZED: "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     Welcome.FORBIDDEN: "Name this host's name for the server in its --allowed-hosts, or ask for the right to write",
+    Welcome.MISTAKEN: "Correct MLFLOW_TRACKING_URI, or --tracking.uri",
     Welcome.STRANGE: "Look whether the address is that of an MLflow server, with its path",
 }
 
@@ -120,7 +121,7 @@ def address(_: Subject) -> Finding:
     except OSError as error:
         return failure(f"MASTER_ADDR={name}: {error}", "Set it to the first of `scontrol show hostnames`")
     own = {one.address for interface in psutil.net_if_addrs().values() for one in interface}
-    if found.startswith("127.") and int(os.environ.get("SLURM_NNODES", "1")) > 1:
+    if found.startswith("127.") and _slurm_count("NNODES") > 1:
         return failure(
             f"MASTER_ADDR={name} is {found}: every node would wait for itself",
             "Name the first node of the job",
@@ -142,13 +143,21 @@ def slurm(_: Subject) -> Finding:
         if "UP" not in state:
             return warning(f"{version}, {state}", "Jobs cannot be sent now: look at slurmctld")
         return ok(f"{version}, outside of a job")
-    tasks, nodes = (int(os.environ.get(f"SLURM_{name}", "1")) for name in ("NTASKS", "NNODES"))
+    tasks, nodes = _slurm_count("NTASKS"), _slurm_count("NNODES")
     found = f"{version}, job {job}, {tasks} tasks on {nodes} nodes"
     if tasks > nodes:
         return warning(
             found, "Ask for one task a node (--ntasks-per-node=1): a task starts a process for each GPU"
         )
     return ok(found)
+
+
+def _slurm_count(name: str) -> int:
+    """What Slurm says that a job has; 1 where it says nothing. Raises ValueError."""
+    told = os.environ.get(f"SLURM_{name}") or "1"
+    if not told.isdecimal():
+        raise ValueError(f"SLURM_{name}={told!r}: expected a number, as Slurm sets it")
+    return int(told)
 
 
 def _answer(*command: str) -> str:

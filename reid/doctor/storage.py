@@ -6,11 +6,14 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reid.doctor.finding import Finding, Subject, failure, ok, warning
+from reid.tracking.journal import FILE_NAME as JOURNAL
+from reid.tracking.journal import DamagedJournalError, read
 
 PARAMETERS = {"resnet50": 135_000_000, "thin": 1_500_000}  # of the full variant
 BYTES_A_NUMBER = 4
@@ -21,6 +24,9 @@ LEAST_TEMPORARY_BYTES = 1_000_000_000
 
 
 def writable(subject: Subject) -> Finding:
+    """Whether a run can begin or go on in its folder."""
+    if (blocked := obstacle(subject.folder)) is not None:
+        return failure(f"{blocked}: a file, where a folder is needed", "Name another folder with --run")
     place = _nearest(subject.folder)
     try:
         with _scratch(place) as path:
@@ -29,7 +35,20 @@ def writable(subject: Subject) -> Finding:
             path.with_suffix(".renamed").unlink()
     except OSError as error:
         return failure(f"{place}: {error.strerror}", "Name a folder that you may write to with --run")
+    if (subject.folder / JOURNAL).exists():
+        try:
+            deque(read(subject.folder), maxlen=0)
+        except DamagedJournalError as error:
+            return failure(str(error), "Or name another folder with --run")
     return ok(f"{place}: written, renamed, removed")
+
+
+def obstacle(folder: Path) -> Path | None:
+    """What is no folder, of a folder that shall be made and those above it."""
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            return None if place.is_dir() else place
+    return None
 
 
 def space(subject: Subject) -> Finding:

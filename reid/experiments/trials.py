@@ -21,7 +21,7 @@ from reid import config as configuration
 from reid.config import Config, ConfigError
 from reid.experiments import experiment as experiments
 from reid.experiments.experiment import Experiment, Row
-from reid.tracking import family
+from reid.tracking import family, names
 from reid.tracking.journal import FILE_NAME
 from reid.tracking.runs import summary
 from reid.tracking.tracker import Status
@@ -67,6 +67,7 @@ class Trial(NamedTuple):
             experiment=self.config.tracking.experiment,
             run_name=self.row.name,
             parent=self.folder,
+            tags={names.Tag.ROW: self.row.name},
         )
 
 
@@ -114,7 +115,13 @@ def claim(experiment: Experiment, base: Config, folder: Path) -> None:
         "config": base.model_dump(mode="json"),
     }
     _replace(folder / RECORD, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    family.begin(folder, experiment=base.tracking.experiment, run_name=folder.resolve().name)
+    kind = names.Tag.SWEEP if experiment.curves else names.Tag.ABLATION
+    family.begin(
+        folder,
+        experiment=base.tracking.experiment,
+        run_name=folder.resolve().name,
+        tags={kind: experiment.name},
+    )
 
 
 def read(folder: Path) -> Record | None:

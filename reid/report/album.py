@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reid.data.augmentation import Augmentation
 from reid.data.batches import Batch
 from reid.data.clips import ClipReader, ClipShape, PairedClips, as_tensor, normalise
 from reid.data.manifest import Manifest
@@ -76,7 +77,7 @@ def failed(runs: Runs, direction: Direction) -> Panel | None:
         columns[:, -1] = first_hit
         rankings.append(_ranking(name, found, direction, chosen, columns))
     title = f"Hardest failures, {title_of(direction).lower()}"
-    return _panel(title, first, direction, chosen, rankings)
+    return _panel(title, first, direction, chosen, rankings)._replace(ends_right=True)
 
 
 def attended(runs: Runs) -> list[Attended]:
@@ -128,8 +129,8 @@ def distances(found: Found) -> Pairs:
     }
 
 
-def seen(step: int, batch: Batch, clips: PairedClips, manifest: Manifest) -> Seen:
-    """The first frame of every clip of a batch of training, as the network gets it."""
+def seen(step: int, batch: Batch, clips: PairedClips, manifest: Manifest, augmentation: Augmentation) -> Seen:
+    """The first frame of every clip of a batch of training, as the network gets it after `augmentation`."""
     visible, infrared = (side[:, 0].movedim(1, -1).numpy() for side in (clips.visible, clips.infrared))
     runs = np.flatnonzero(np.diff(batch.identity)) + 1
     return Seen(
@@ -140,7 +141,26 @@ def seen(step: int, batch: Batch, clips: PairedClips, manifest: Manifest) -> See
         manifest.camera[batch.visible],
         manifest.camera[batch.infrared],
         num_tracklets=int(runs[0]) if len(runs) else len(batch.identity),
+        augmentation=_sentence(augmentation),
     )
+
+
+def _sentence(augmentation: Augmentation) -> str:
+    """What an augmentation does to clips."""
+    done = [f"moves each by up to {augmentation.padding} pixels"] if augmentation.padding else []
+    done += [
+        words.format(f"{100 * chance:.3g} %")
+        for words, chance in (
+            ("mirrors {} of them", augmentation.flip_probability),
+            ("turns {} of the visible ones grey", augmentation.grey_probability),
+            ("shows {} of the visible ones by a single channel", augmentation.exchange_probability),
+            ("paints over a part of {} of them", augmentation.erasing_probability),
+        )
+        if chance
+    ]
+    if not done:
+        return "Clips are not augmented."
+    return f"Augmentation {', '.join(done)}, {'frame by frame' if augmentation.per_frame else 'all frames of a clip alike'}."
 
 
 def clips_of(manifest: Manifest, rows: Rows, shape: ClipShape) -> Photographs:

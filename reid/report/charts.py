@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reid.evaluation.metrics import Retrieval
 from reid.report.rendering import LINES, QUIET, RIGHT, WRONG
-from reid.report.tables import labelled, percent, title_of
+from reid.report.tables import labelled, percent, shortened, title_of
 from reid.tracking import names
 from reid.types import Direction
 
@@ -30,6 +30,7 @@ Series = Mapping[str, tuple[NDArray[np.int64], Numbers]]
 Pairs = Mapping[str, tuple[Numbers, Numbers]]
 
 VISIBLE, INFRARED = LINES[1], LINES[0]
+LONG, SHORT = 60, 26  # characters of a name: in a line of its own, and along the side of a panel
 
 
 class Map(NamedTuple):
@@ -53,25 +54,40 @@ class Swept(NamedTuple):
 def cmc_curves(
     runs: Mapping[str, Mapping[Direction, Retrieval]], *, synthetic: bool, max_rank: int = 20
 ) -> Figure:
-    """Rank-k against k, a panel a direction and a line a run; random guessing is dashed."""
+    """Rank-k against k, a panel a direction and a line a run; random guessing is dashed.
+
+    The legend below names each run once, with Rank-1 and mAP in the order of the panels.
+    """
     figure = Figure(figsize=(9.5, 3.9 + 0.2 * len(runs)), layout="constrained")
     figure.suptitle(labelled("Cumulative matching", synthetic))
+    lines = [Line2D([], [], color=color, marker="o", ms=3) for color in _colors(len(runs))]
+    labels = [
+        _legend_line(shortened(name, LONG), [(each.rank(1), each.map) for each in results.values()])
+        for name, results in runs.items()
+    ]
     for axes, direction in zip(figure.subplots(1, 2, sharey=True), Direction, strict=True):
         ranks = np.arange(1, max_rank + 1)
-        for color, (name, results) in zip(_colors(len(runs)), runs.items(), strict=True):
-            result = results[direction]
-            label = f"Rank-1 {percent(result.rank(1))}, mAP {percent(result.map)}: {name}"
-            curve = result.cmc[:max_rank]
-            axes.plot(ranks[: len(curve)], curve, color=color, marker="o", ms=3, label=label)
-        chance = result.chance.cmc[:max_rank]
-        label = f"Rank-1 {percent(float(chance[0]))}, mAP {percent(result.chance.map)}: by chance"
-        axes.plot(ranks[: len(chance)], chance, color=QUIET, ls="--", label=label)
+        for line, results in zip(lines, runs.values(), strict=True):
+            curve = results[direction].cmc[:max_rank]
+            axes.plot(ranks[: len(curve)], curve, color=line.get_color(), marker="o", ms=3)
+        chance = next(iter(runs.values()))[direction].chance.cmc[:max_rank]
+        axes.plot(ranks[: len(chance)], chance, color=QUIET, ls="--")
         axes.set(title=title_of(direction), xlabel="rank k", xlim=(0.5, max_rank + 0.5), ylim=(0, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14))
     figure.axes[0].set_ylabel("queries with a match within rank k")
+    guesses = [each.chance for each in next(iter(runs.values())).values()]
+    lines.append(Line2D([], [], color=QUIET, ls="--"))
+    labels.append(_legend_line("by chance", [(float(guess.cmc[0]), guess.map) for guess in guesses]))
+    title = "Rank-1 and mAP, left and right"
+    figure.legend(lines, labels, loc="outside lower center", title=title, title_fontsize=8)
     return figure
+
+
+def _legend_line(name: str, scores: Sequence[tuple[float, float]]) -> str:
+    """A name, and Rank-1 and mAP of each direction."""
+    rank1, mean = (" and ".join(map(percent, each)) for each in zip(*scores, strict=True))
+    return f"{name}: Rank-1 {rank1}, mAP {mean}"
 
 
 def distance_histograms(runs: Mapping[str, Pairs], *, synthetic: bool) -> Figure:
@@ -92,7 +108,7 @@ def distance_histograms(runs: Mapping[str, Pairs], *, synthetic: bool) -> Figure
                 _draw_distances(axes, title, *pairs[title], bins)
             else:
                 axes.axis("off")
-        row[0].set_ylabel(name if len(runs) > 1 else "density of pairs")
+        row[0].set_ylabel(shortened(name, SHORT) if len(runs) > 1 else "density of pairs")
     handles, labels = next(axes for axes in np.ravel(grid) if axes.get_title()).get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     for axes in grid[-1]:
@@ -137,7 +153,7 @@ def embedding_maps(maps: Mapping[str, Map], people: Sequence[int], *, synthetic:
             _scatter(left, found, found.identity == person, color)
         _scatter(right, found, found.is_visible, VISIBLE)
         _scatter(right, found, ~found.is_visible, INFRARED)
-        prefix = f"{name}: " if len(maps) > 1 else ""
+        prefix = f"{shortened(name, SHORT)}: " if len(maps) > 1 else ""
         left.set_title(f"{prefix}by person")
         right.set_title(f"{prefix}by light")
     shown = [Line2D([], [], color=color, marker="s", ls="") for color in _colors(len(people))]
@@ -158,11 +174,17 @@ def _scatter(axes: Axes, found: Map, chosen: NDArray[np.bool_], color: str, *, f
 
 
 def training_curves(series: Series, *, synthetic: bool, title: str, stages: Sequence[int] = ()) -> Figure:
-    """Losses, scores, learning rate and speed of a journal against the step; `stages` are steps where a stage begins."""
-    scores = [score(direction) for direction in Direction for score in (_rank1, names.mean_average_precision)]
+    """Losses, scores, learning rate and speed of a journal against the step. `stages` are the last steps of all stages but
+    the last one.
+    """
+    scores = [
+        score(direction)
+        for direction in Direction
+        for score in (names.first_rank, names.mean_average_precision)
+    ]
     terms = [names.objective(term) for term in names.TERMS]
-    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
-    figure.suptitle(labelled(title, synthetic))
+    figure = Figure(figsize=(9.5, 6.6), layout="constrained")
+    figure.suptitle(labelled(shortened(title, LONG), synthetic))
     losses, found, rate, speed = np.ravel(figure.subplots(2, 2, sharex=True))
     _draw_series(losses, series, [names.Metric.LOSS, *terms], "loss", stages)
     _draw_series(found, series, scores, "retrieval on the test split", stages)
@@ -210,10 +232,6 @@ def _draw_swept(axes: Axes, found: Swept, direction: Direction) -> None:
     axes.minorticks_off()
 
 
-def _rank1(direction: Direction) -> str:
-    return names.rank(direction, 1)
-
-
 def _draw_series(axes: Axes, series: Series, keys: Sequence[str], label: str, stages: Sequence[int]) -> None:
     drawn = [key for key in keys if key in series]
     for color, key in zip(_colors(len(drawn)), drawn, strict=True):
@@ -224,9 +242,9 @@ def _draw_series(axes: Axes, series: Series, keys: Sequence[str], label: str, st
         axes.axvline(step, color=QUIET, lw=1, ls="--")
         above = axes.get_xaxis_transform()
         axes.text(step, 1.01, f"stage {number}", color=QUIET, ha="center", va="bottom", transform=above)
-    axes.set_title(label, loc="left")
+    axes.set_title(label, loc="left", pad=16 if stages else None)
     if len(drawn) > 1:
-        axes.legend(loc="best")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.06), ncols=2 if len(drawn) <= 4 else 3)
     elif not drawn:
         axes.text(
             0.5, 0.5, "nothing was measured", color=QUIET, ha="center", va="center", transform=axes.transAxes

@@ -8,6 +8,7 @@
 groups of [Summary] -> score_table     the scores of groups that somebody else has made
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reid.report.tables import Table, labelled, percent, title_of
+from reid.report.tables import Table, labelled, percent, shortened, title_of
 from reid.tracking import names
-from reid.tracking.runs import Summary, identity, settings
+from reid.tracking.runs import Summary, identity, over_seeds, seed_of, settings
 from reid.tracking.tracker import Status
 from reid.types import Direction
 
@@ -35,19 +36,16 @@ def listing(runs: Sequence[Summary]) -> Table:
         (
             _here(run.folder),
             run.status,
-            run.params.get(names.Param.VARIANT, NOTHING),
-            run.params.get(SEED, NOTHING),
-            NOTHING if _is_parent(run) else f"{max(run.step, 0):,}",
-            *(
-                _score(run, key)
-                for key in (*(names.rank(direction, 1) for direction in Direction), names.Metric.MEAN_MAP)
-            ),
+            run.settled_params.get(names.Param.VARIANT, NOTHING),
+            run.settled_params.get(SEED, NOTHING),
+            NOTHING if run.is_parent or run.step < 0 else f"{run.step:,}",
+            *(_score(run, key) for key in (*map(names.first_rank, Direction), names.Metric.MEAN_MAP)),
             _age(run.updated),
         )
         for run in sorted(runs, key=lambda run: run.started)
     ]
     note = "R1: Rank-1 infrared to visible (I-V) and visible to infrared (V-I); mAP: mean of both directions; percent."
-    return Table(labelled("Runs", any(map(is_synthetic, runs))), columns, tuple(rows), (note,))
+    return Table(labelled("Runs", any(run.is_synthetic for run in runs)), columns, tuple(rows), (note,))
 
 
 def details(run: Summary) -> Table:
@@ -62,7 +60,7 @@ def details(run: Summary) -> Table:
         *((key, value) for key, value in sorted(run.tags.items()) if key not in INTERNAL_TAGS),
         *((key, f"{value:.6g}") for key, value in sorted(run.metrics.items())),
     ]
-    return Table(labelled(run.name, is_synthetic(run)), ("", _here(run.folder)), tuple(rows))
+    return Table(labelled(run.name, run.is_synthetic), ("", _here(run.folder)), tuple(rows))
 
 
 def headline(run: Summary) -> str:
@@ -89,8 +87,8 @@ class Comparison:
 
     def __init__(self, runs: Sequence[Summary], is_learned: Callable[[str], bool]) -> None:
         self._is_learned = is_learned
-        self._facts = {run.folder: _facts(run) for run in runs if not _is_parent(run)}
-        self._runs = [run for run in runs if not _is_parent(run)]
+        self._facts = {run.folder: _facts(run) for run in runs if not run.is_parent}
+        self._runs = [run for run in runs if not run.is_parent]
         self.groups = self._named_groups()
 
     def differences(self) -> Table:
@@ -154,8 +152,8 @@ def score_table(
 ) -> Table:
     """A row a group of runs that differ in nothing but their seed, in percent: mean and sample deviation.
 
-    `references` are numbers of the paper for some groups, each a faint row below its group: Rank-1, 5, 10, 20 and mAP in
-    percent, as printed there. `before` begins the title.
+    Runs that repeat a seed count as one, by their mean. `references` are numbers of the paper for some groups, each a faint
+    row below its group: Rank-1, 5, 10, 20 and mAP in percent, as printed there. `before` begins the title.
     """
     columns = {
         **{f"Rank-{k}": names.rank(direction, k) for k in names.RANKS},
@@ -166,7 +164,7 @@ def score_table(
     faint = set()
     for label, members in groups.items():
         found = (mean_and_deviation(members, key) for key in columns.values())
-        rows.append((label, str(len(_finished(members))), *(_mean_and_deviation(*each) for each in found)))
+        rows.append((label, str(_num_seeds(members)), *(_mean_and_deviation(*each) for each in found)))
         if references and label in references:
             faint.add(len(rows))
             rows.append(("  the paper", NOTHING, *(f"{number:.2f}" for number in references[label]), NOTHING))
@@ -177,7 +175,13 @@ def score_table(
     ]
     if unfinished := [run.name for run in runs if run.status != Status.FINISHED]:
         said.append(f"Not finished, and left out: {', '.join(unfinished)}.")
-    title = labelled(f"{before}{title_of(direction)}", any(map(is_synthetic, runs)))
+    if repeated := [
+        label for label, members in groups.items() if _num_seeds(members) < len(_finished(members))
+    ]:
+        said.append(
+            f"Some seed was run more than once, and counts as one, by the mean of its runs: {', '.join(repeated)}."
+        )
+    title = labelled(f"{before}{title_of(direction)}", any(run.is_synthetic for run in runs))
     return Table(title, ("", "seeds", *columns), tuple(rows), tuple(said), frozenset(faint))
 
 
@@ -187,6 +191,7 @@ def score_record(label: str, members: Sequence[Summary]) -> dict[str, Any]:
     return {
         "group": label,
         "num_finished": len(_finished(members)),
+        "num_seeds": _num_seeds(members),
         "mean": {key: mean for key, (mean, _) in found.items() if mean is not None},
         "deviation": {key: deviation for key, (_, deviation) in found.items() if deviation is not None},
         "runs": as_records(members),
@@ -194,14 +199,10 @@ def score_record(label: str, members: Sequence[Summary]) -> dict[str, Any]:
 
 
 def mean_and_deviation(runs: Sequence[Summary], key: str) -> tuple[float | None, float | None]:
-    """Mean and sample deviation of a score over the runs that have finished, as fractions; None where there is none."""
-    values = [run.metrics[key] for run in _finished(runs) if key in run.metrics]
+    """Mean and sample deviation of a score over the seeds that have finished, as fractions; None where there is none."""
+    values = over_seeds(_finished(runs), key)
     mean = statistics.fmean(values) if values else None
     return mean, statistics.stdev(values) if len(values) > 1 else None
-
-
-def is_synthetic(run: Summary) -> bool:
-    return run.tags.get(names.Tag.SYNTHETIC) == "True"
 
 
 def _facts(run: Summary) -> dict[str, str]:
@@ -222,15 +223,17 @@ def _differing(facts: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _label(key: str, value: str) -> str:
-    short = value
-    if len(value) > MAX_LABEL_CHARACTERS:
-        short = f"{value[: MAX_LABEL_CHARACTERS // 2]}...{value[3 - MAX_LABEL_CHARACTERS // 2 :]}"
+    short = shortened(value, MAX_LABEL_CHARACTERS)
     last = key.rpartition(".")[2]
     return short if last == names.Param.VARIANT else f"{last}={short}"
 
 
 def _finished(runs: Sequence[Summary]) -> list[Summary]:
     return [run for run in runs if run.status == Status.FINISHED]
+
+
+def _num_seeds(runs: Sequence[Summary]) -> int:
+    return len({seed_of(run) for run in _finished(runs)})
 
 
 def _mean_and_deviation(mean: float | None, deviation: float | None) -> str:
@@ -240,11 +243,8 @@ def _mean_and_deviation(mean: float | None, deviation: float | None) -> str:
 
 
 def _score(run: Summary, key: str) -> str:
-    return percent(run.metrics[key]) if key in run.metrics else NOTHING
-
-
-def _is_parent(run: Summary) -> bool:
-    return names.Tag.CHILDREN in run.tags
+    score = run.metrics.get(key, math.nan)  # a mean that was taken back is NaN too
+    return NOTHING if math.isnan(score) else percent(score)
 
 
 def _here(folder: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from reid.report import charts
 from reid.report.charts import Swept
-from reid.report.comparison import is_synthetic, mean_and_deviation, score_record, score_table
+from reid.report.comparison import mean_and_deviation, score_record, score_table
 from reid.report.plates import Picture
 from reid.report.rendering import write as write_figure
 from reid.report.tables import Table
@@ -56,7 +56,7 @@ class Results:
 
     @property
     def synthetic(self) -> bool:
-        return any(map(is_synthetic, self._trials()))
+        return any(run.is_synthetic for run in self._trials())
 
     def tables(self) -> list[Table]:
         """A table a direction."""
@@ -74,6 +74,10 @@ class Results:
             for direction in Direction
         ]
 
+    def description(self) -> str:
+        """The tables in Markdown, for the head of the run above the trials."""
+        return "\n".join(table.markdown() for table in self.tables())
+
     def pictures(self) -> Iterator[Picture]:
         """The curves, if there are any."""
         swept = [_swept(curve) for curve in self.curves if any(curve.trials.values())]
@@ -87,10 +91,9 @@ class Results:
 
     def write(self, folder: Path) -> list[Path]:
         """Write tables and charts. Returns the files."""
-        made = self.tables()
         files = {
-            folder / f"{self.name}.md": "\n".join(table.markdown() for table in made),
-            folder / f"{self.name}.tex": "\n".join(table.latex() for table in made),
+            folder / f"{self.name}.md": self.description(),
+            folder / f"{self.name}.tex": "\n".join(table.latex() for table in self.tables()),
         }
         for path, text in files.items():
             path.write_text(text)

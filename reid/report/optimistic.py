@@ -9,7 +9,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from reid.report.comparison import is_synthetic
 from reid.report.tables import SCORES, Table, labelled, percent, title_of
 from reid.tracking.runs import Summary
 from reid.types import Direction
@@ -18,10 +17,13 @@ Series = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 def optimistic(run: Summary, series: Series) -> Table | None:
-    """The last and the best evaluation of a run by direction, with the best's steps; None before the first one.
+    """The last and the best evaluation of a run by direction, with the best's steps; None before the first one, and for a
+    parent, whose scores are means over more and more children.
 
     `series` is step and value of every point, as reid.tracking.runs.series reads them.
     """
+    if run.is_parent:
+        return None
     rows: list[tuple[str, ...]] = []
     for direction in Direction:
         points = {name: series.get(f"{direction}/{name}") for name in SCORES}
@@ -38,7 +40,7 @@ def optimistic(run: Summary, series: Series) -> Table | None:
     if not rows:
         return None
     return Table(
-        labelled("Optimistic: each score at its best evaluation", is_synthetic(run)),
+        labelled("Optimistic: each score at its best evaluation", run.is_synthetic),
         ("", *SCORES.values()),
         tuple(rows),
         ("Percent. Picked by looking at the test set: for comparing with papers that did so, not a result.",),

@@ -15,9 +15,11 @@ from reid.report import album, tables
 from reid.report.page import element, note, paragraph, table, tiles
 from reid.report.subject import Subject
 from reid.report.tables import Table, percent, title_of
+from reid.terminal import duration
 from reid.tracking import names
 from reid.tracking.names import Param, Tag
 from reid.tracking.runs import Summary
+from reid.tracking.target import servers
 from reid.types import Direction
 
 NOTHING = "-"
@@ -139,8 +141,7 @@ def _remembered(run: Summary, direction: Direction) -> dict[str, float]:
 
 
 def _facts_of(run: Summary) -> dict[str, str]:
-    seconds = run.updated - run.started
-    lasted = f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
+    ids = dict.fromkeys(found.run_id for found in servers(run.folder).values())
     dirty = " with uncommitted changes" if run.tags.get(Tag.DIRTY) == "True" else ""
     said = {
         "status": run.status,
@@ -155,10 +156,10 @@ def _facts_of(run: Summary) -> dict[str, str]:
         "steps": f"{max(run.step, 0):,} of {int(run.params.get(Param.STEPS, 0)):,}",
         "precision, processes": _both(run, Param.PRECISION, Param.WORLD_SIZE),
         "began": f"{datetime.fromtimestamp(run.started, UTC):%Y-%m-%d %H:%M} UTC",
-        "lasted": f"{lasted} in {run.num_starts} start(s)",
+        "lasted": f"{duration(run.seconds)} in {run.num_starts} start(s)",
         "code": commit[:12] + dirty if (commit := run.tags.get(Tag.COMMIT)) else None,
         "checkpoint": run.tags.get(Tag.LAST_CHECKPOINT, "").partition("(")[2].rstrip(")"),
-        "MLflow run": run.uid,
+        ("MLflow run" if ids else "run uid"): ", ".join(ids) or run.uid,
     }
     return {label: value for label, value in said.items() if value}
 

@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 def kept(found: Found, seen: Seen, run_folder: Path, name: str) -> Iterator[Picture]:
     """What training draws of a run at its end."""
     runs = {name: found}
-    for draw in (retrieval, matching, distances, attention):
+    for draw in (retrieval, failures, matching, distances, embeddings, attention):
         yield from draw(runs)
     yield batch(seen, synthetic=found.manifest.synthetic)
     yield curves(run_folder, name, synthetic=found.manifest.synthetic)
@@ -115,12 +115,15 @@ def embeddings(runs: Runs) -> Iterator[Picture]:
 
 def attention(runs: Runs) -> Iterator[Picture]:
     """Where each run looks."""
+    shown = album.attended(runs)
     caption = (
         "Frames of a clip, and over them what makes it like the mean of the same person's clips in the other light: "
         "Grad-CAM at the last layer of the defence, its gradient not averaged over cells, since the guided embedding "
         "treats each stripe on its own. The warmer, the more; each clip of each run has its own scale."
     )
-    yield _sheet("attention", partial(sheets.attention_sheet, album.attended(runs)), caption, runs)
+    if not all(sheets.is_anywhere(looks) for one in shown for looks in one.attention.values()):
+        caption += " Nothing above 0: no cell of that clip makes it more like them."
+    yield _sheet("attention", partial(sheets.attention_sheet, shown), caption, runs)
 
 
 def batch(seen: Seen, *, synthetic: bool) -> Picture:
@@ -128,8 +131,8 @@ def batch(seen: Seen, *, synthetic: bool) -> Picture:
     num_people = len(seen.identity) // seen.num_tracklets
     caption = (
         f"The global batch of step {seen.step}: {num_people} people, {seen.num_tracklets} tracklets of each in both "
-        "lights, visible above infrared. The first frame of each clip as the network got it, cropped, flipped and mixed "
-        "to grey by chance. Made again from seed and step, of which every batch is a function; it was not recorded."
+        f"lights, visible above infrared. The first frame of each clip as the network got it. {seen.augmentation} Made again "
+        "from seed and step, of which every batch is a function; it was not recorded."
     )
     return Picture(
         f"batch_{seen.step}", _labelled(partial(sheets.batch_sheet, seen), synthetic), caption, is_chart=False

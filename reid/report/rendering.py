@@ -58,7 +58,7 @@ class Rendered(NamedTuple):
 
 def rendered(draw: Draw, kind: Format, theme: Theme = LIGHT) -> Rendered:
     """Draw a figure and write it."""
-    with _style(theme):
+    with style(theme):
         figure = draw()
         buffer = BytesIO()
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH.get(kind, "figure"), **_UNDATED[kind])
@@ -78,7 +78,8 @@ def ink() -> str:
     return str(mpl.rcParams["text.color"])
 
 
-def _style(theme: Theme) -> AbstractContextManager[Any]:
+def style(theme: Theme) -> AbstractContextManager[Any]:
+    """Within, figures are drawn in a theme."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     return mpl.rc_context(
         {

@@ -130,13 +130,13 @@ def _curves(subjects: Sequence[Subject], folder: Folder) -> Iterator[Element]:
 
 def _batches(subjects: Sequence[Subject], folder: Folder) -> Iterator[Element]:
     """A picture for all runs that were shown the same."""
-    shown: dict[bytes, tuple[Seen, list[Subject]]] = {}
+    shown: dict[tuple[bytes, str], tuple[Seen, list[Subject]]] = {}
     for subject in subjects:
         if subject.seen is None:
             yield note(f"{subject.name}: missing.", subject.unseen)
         else:
-            key = subject.seen.visible.tobytes() + subject.seen.infrared.tobytes()
-            shown.setdefault(key, (subject.seen, []))[1].append(subject)
+            clips = subject.seen.visible.tobytes() + subject.seen.infrared.tobytes()
+            shown.setdefault((clips, subject.seen.augmentation), (subject.seen, []))[1].append(subject)
     for seen, viewers in shown.values():
         if len(subjects) > 1:
             yield paragraph(f"Shown to {', '.join(subject.name for subject in viewers)}:")

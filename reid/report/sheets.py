@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.report.rendering import QUIET, RIGHT, WRONG, ink
-from reid.report.tables import labelled
+from reid.report.tables import labelled, shortened
 
 NOBODY, UNKNOWN = -1, -2
 INCHES = 0.72  # the width of one photograph
 GAP, CAPTION, HEADING, TITLE = 0.12, 0.36, 0.35, 0.6
 FILM = 0.5  # the width of a frame in a film strip
 MOST_COLUMNS = 16
+CHARACTERS = 12  # of a label, in the width of a photograph
 
 Photographs = NDArray[np.uint8]
 Numbers = NDArray[np.floating]
@@ -48,12 +49,13 @@ class Ranking(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Q queries in one direction, and a ranking a run."""
+    """Q queries in one direction, and a ranking a run. `ends_right`: the last answers are the first right ones, at any rank."""
 
     title: str
     clips: Photographs  # (Q, T, H, W, 3), what the network saw
     identity: Integers  # (Q,), UNKNOWN where nobody knows
     rankings: Sequence[Ranking]
+    ends_right: bool = False
 
 
 class Attended(NamedTuple):
@@ -65,7 +67,7 @@ class Attended(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """The first frames of B pairs of training clips, and who and which camera filmed them."""
+    """The first frames of B pairs of training clips, who and which camera filmed them, and in a sentence how they were augmented."""
 
     step: int
     visible: Photographs  # (B, H, W, 3)
@@ -74,10 +76,11 @@ class Seen(NamedTuple):
     visible_camera: Integers  # (B,)
     infrared_camera: Integers  # (B,)
     num_tracklets: int
+    augmentation: str
 
 
 def retrieval_sheet(panel: Panel, *, synthetic: bool) -> Figure:
-    """A block a query: its clip, and a row of answers a run. A last column that is not the next rank stands apart."""
+    """A block a query: its clip, and a row of answers a run. First right answers stand apart, with their rank."""
     num_queries, num_frames, height, width = panel.clips.shape[:4]
     tall, num_runs = height / width, len(panel.rankings)
     film = -(-num_frames // 2) * (FILM + GAP / 4)
@@ -85,7 +88,7 @@ def retrieval_sheet(panel: Panel, *, synthetic: bool) -> Figure:
     block = num_runs * (tall + CAPTION) + (GAP if num_runs > 1 else 0)
     num_answers = panel.rankings[0].answers.shape[1]
     columns = first + np.arange(num_answers) * (1 + GAP)
-    if _stands_apart(panel):
+    if panel.ends_right:
         columns[-1] += 0.5
     size = columns[-1] + 1, HEADING + num_queries * block
     figure, axes = _canvas(*size, labelled(panel.title, synthetic))
@@ -99,10 +102,10 @@ def retrieval_sheet(panel: Panel, *, synthetic: bool) -> Figure:
             left = 1 + GAP + t // 2 * (FILM + GAP / 4)
             _place(axes, frame, left, top + t % 2 * tall / 2, width=FILM * 0.98)
         for row, ranking in enumerate(panel.rankings):
-            _place_answers(axes, ranking, q, int(person), columns, top + row * (tall + CAPTION))
+            top_of_row = top + row * (tall + CAPTION)
+            _place_answers(axes, panel, ranking, q, columns, top_of_row)
             if num_runs > 1:
-                middle_of_row = top + row * (tall + CAPTION) + tall / 2
-                _label(axes, ranking.label, first - 0.15, middle_of_row)
+                _label(axes, ranking.label, first - 0.15, top_of_row, tall)
     return figure
 
 
@@ -121,11 +124,22 @@ def attention_sheet(clips: Sequence[Attended], *, synthetic: bool, columns: int 
         axes.text(left + 0.4, top + HEADING - 0.1, attended.title, va="bottom", color=QUIET)
         for row, label in enumerate(["clip", *labels]):
             y = top + HEADING + row * (tall + GAP / 2)
-            _label(axes, label, left + 0.25, y + tall / 2)
+            _label(axes, label, left + 0.25, y, tall)
             shown = attended.clip if row == 0 else overlaid(attended.clip, attended.attention[label])
             for t, frame in enumerate(shown):
                 _place(axes, frame, left + 0.4 + t * (1 + GAP / 2), y)
+            if row and not is_anywhere(attended.attention[label]):
+                middle = left + 0.4 + (num_frames * (1 + GAP / 2) - GAP / 2) / 2
+                box = {"boxstyle": "round", "fc": axes.get_facecolor(), "ec": QUIET}
+                axes.text(
+                    middle, y + tall / 2, "nothing above 0", ha="center", va="center", bbox=box, zorder=4
+                )
     return figure
+
+
+def is_anywhere(attention: Numbers) -> bool:
+    """Whether anything in a clip made it more like what it was compared to."""
+    return bool(attention.max() > 0)
 
 
 def overlaid(clip: Photographs, attention: Numbers) -> Photographs:
@@ -164,21 +178,16 @@ def batch_sheet(seen: Seen, *, synthetic: bool) -> Figure:
     return figure
 
 
-def _stands_apart(panel: Panel) -> bool:
-    """Whether the last column holds first right answers, whatever their rank."""
-    ranks = np.concatenate([ranking.rank for ranking in panel.rankings])
-    return bool((ranks[:, -1] != ranks.shape[1]).any())
-
-
 def _headings(panel: Panel) -> list[str]:
     ranks = panel.rankings[0].rank
     names = [f"rank {r + 1}" for r in range(ranks.shape[1])]
-    return [*names[:-1], "first right"] if _stands_apart(panel) else names
+    return [*names[:-1], "first right"] if panel.ends_right else names
 
 
 def _place_answers(
-    axes: Axes, ranking: Ranking, q: int, person: int, columns: NDArray[np.float64], top: float
+    axes: Axes, panel: Panel, ranking: Ranking, q: int, columns: NDArray[np.float64], top: float
 ) -> None:
+    person = panel.identity[q]
     for r, found in enumerate(ranking.identity[q]):
         if found == NOBODY:
             continue
@@ -186,7 +195,7 @@ def _place_answers(
         if UNKNOWN in {found, person}:
             sign, color = "", QUIET
         caption = f"{sign}{ranking.similarity[q, r]:.2f}"
-        if ranking.rank[q, r] != r + 1:
+        if panel.ends_right and r == len(columns) - 1:
             caption = f"{sign}rank {ranking.rank[q, r]}"
         _place(axes, ranking.answers[q, r], float(columns[r]), top, caption, color)
 
@@ -225,6 +234,7 @@ def _place(
         axes.add_patch(frame)
 
 
-def _label(axes: Axes, text: str, x: float, y: float) -> None:
-    """What a row is, read upwards."""
-    axes.text(x, y, text, rotation=90, ha="center", va="center", color=ink(), fontsize=8)
+def _label(axes: Axes, text: str, x: float, top: float, height: float) -> None:
+    """What a row of that height is, read upwards."""
+    short = shortened(text, int(height * CHARACTERS))
+    axes.text(x, top + height / 2, short, rotation=90, ha="center", va="center", color=ink(), fontsize=8)

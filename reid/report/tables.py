@@ -179,6 +179,11 @@ def labelled(title: str, synthetic: bool) -> str:
     return f"{title} on SYNTHETIC data" if synthetic else title
 
 
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters, the middle left out: names differ at their ends."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[3 - most // 2 :]}"
+
+
 def percent(fraction: float) -> str:
     """One decimal, without a sign: 0.6531 is `65.3`."""
     return f"{100 * fraction:.1f}"

@@ -2,34 +2,52 @@
 
     journals of the children -> gather -> what they share, means and deviations of what they reached -> the parent's journal
 
-A parent trains nothing, and no process of its own lives with it: it is SCHEDULED until all its children have ended.
+A parent trains nothing, and no process of its own lives with it: it is SCHEDULED until all its children have ended. Nobody
+knows which children will still come, so whatever it is told can be taken back: parameters stand in tags, and a mean that
+holds no longer becomes NaN.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from reid.tracking import names
 from reid.tracking.journal import Journal, Kind, header
-from reid.tracking.runs import RUNNING, Summary, identity, summary
+from reid.tracking.runs import RUNNING, Summary, identity, over_seeds, summary
 from reid.tracking.tracker import Status, Tracker
+from reid.tracking.view import PARAMS
 
 
-def begin(folder: Path, *, experiment: str, run_name: str, parent: Path | None = None) -> None:
+def begin(
+    folder: Path,
+    *,
+    experiment: str,
+    run_name: str,
+    parent: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Make the journal of a parent, unless there is one. Any number of processes may call it at once.
 
-    Raises ValueError as `Journal.introduce` does.
+    It has the `tags`, and so has every run below it. Raises ValueError as `Journal.introduce` does.
     """
     with Journal.open(folder) as journal:
         if journal.run is None:
-            journal.introduce(experiment=experiment, name=run_name, parent=parent)
-            journal.append(Kind.TAGS, {names.Tag.CHILDREN: "none has ended"})
+            about = journal.introduce(experiment=experiment, name=run_name, parent=parent, tags=tags)
+            journal.append(Kind.TAGS, {names.Tag.CHILDREN: "none has ended", **about["tags"]})
             journal.append(Kind.FINISH, {"status": Status.SCHEDULED})
 
 
 def families(runs: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Every parent among `runs` with its children among them; a parent comes after those of its children that are one."""
-    headers = {run: header(run) for run in runs}
+    """Every parent among `runs` with its children among them; a parent comes after those of its children that are one.
+
+    Runs that cannot be read, or that were killed before they said who they are, are in no family.
+    """
+    headers = {}
+    for run in runs:
+        with suppress(ValueError, OSError):
+            headers[run] = header(run)
     found: dict[Path, list[Path]] = {}
     for parent, about in headers.items():
         if children := [run for run, other in headers.items() if other["parent_uid"] == about["uid"]]:
@@ -45,9 +63,10 @@ def leaves(parent: Path, found: Mapping[Path, Sequence[Path]]) -> list[Path]:
 def gather(parent: Path, children: Sequence[Path], description: str = "") -> Status:
     """Tell a parent what its children reached so far, and how it therefore stands.
 
-    It takes the parameters that all children share. Where they differ in nothing but the seed, it takes the mean and the
-    sample deviation of every score over those that have finished, at the step "number of children that have finished", and
-    says like them what was learned, so that a run above it can tell it from its neighbours.
+    It takes the parameters that all children share, as tags, and is synthetic as soon as one of them is. The row of an
+    experiment, which learns the same in all of its trials, has what tables show also as parameters. Where children are trials
+    that differ in nothing but the seed, it takes the mean and the sample deviation of every score over those that have
+    finished, at the step "number of children that have finished" (never at a former one, where MLflow would not see it).
     It is SCHEDULED while a child is still to end, then FINISHED, or FAILED if not all children finished. `description` is
     Markdown. May be called again at any time. Raises ValueError without children, JournalInUseError.
     """
@@ -59,19 +78,21 @@ def gather(parent: Path, children: Sequence[Path], description: str = "") -> Sta
     finished = [child for child in found if child.status == Status.FINISHED]
     with Journal.open(parent) as journal:
         tracker = Tracker(journal, None)
-        tracker.params(_shared(found))
+        former = [key for key in journal.tags if key.startswith(names.SHARED)]
+        shared = _shared(found)
+        tracker.tags({**dict.fromkeys(former), **{names.shared(key): value for key, value in shared.items()}})
+        if names.Tag.ROW in journal.tags:
+            tracker.params({key: shared[key] for key in PARAMS if key in shared and key != names.Param.SEED})
         tracker.tags({names.Tag.CHILDREN: f"{len(finished)} of {len(found)} finished"})
-        alone = _differ_in_seeds_alone(found)
-        if alone and (learned := found[0].tags.get(names.Tag.LEARNED_SHA)):
-            tracker.tags({names.Tag.LEARNED_SHA: learned})
+        if any(child.is_synthetic for child in found):
+            tracker.tags({names.Tag.SYNTHETIC: True})
         if description:
             tracker.description(description)
-        known = {key: point.value for (key, step), point in journal.points.items() if step == len(finished)}
-        means = _means(finished) if alone else {}
-        if new := {key: value for key, value in means.items() if known.get(key) != value}:
-            journal.append(
-                Kind.METRICS, new, len(finished)
-            )  # should a child reach another score, the newest counts
+        told = {key: value for key, value in summary(parent).metrics.items() if not math.isnan(value)}
+        means = _means(finished) if _are_seeds_of_one_row(found) else {}
+        withdrawn = dict.fromkeys(told.keys() - means.keys(), math.nan)
+        if new := {key: value for key, value in means.items() if told.get(key) != value} | withdrawn:
+            journal.append(Kind.METRICS, new, max(len(finished), journal.last_step))
         status = _standing(found)
         journal.append(Kind.FINISH, {"status": status})
     return status
@@ -82,21 +103,20 @@ def _height(run: Path, found: Mapping[Path, Sequence[Path]]) -> int:
 
 
 def _shared(runs: Sequence[Summary]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in runs[0].params.items()
-        if all(run.params.get(key) == value for run in runs[1:])
-    }
+    """The parameters that all runs share. One that was killed before it told any does not count."""
+    told = [set(run.settled_params.items()) for run in runs if run.settled_params]
+    return dict(sorted(set.intersection(*told))) if told else {}
 
 
-def _differ_in_seeds_alone(runs: Sequence[Summary]) -> bool:
-    return len({identity(run) for run in runs}) == 1
+def _are_seeds_of_one_row(runs: Sequence[Summary]) -> bool:
+    told = {identity(run) for run in runs if run.settled_params}
+    return len(told) == 1 and not any(run.is_parent for run in runs)
 
 
 def _means(runs: Sequence[Summary]) -> dict[str, float]:
     found: dict[str, float] = {}
     for score in names.SCORES:
-        values = [run.metrics[score] for run in runs if score in run.metrics]
+        values = over_seeds(runs, score)
         if values:
             found[score] = statistics.fmean(values)
         if len(values) > 1:

@@ -15,7 +15,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Self
 FILE_NAME = "journal.jsonl"
 LOCK_NAME = "journal.lock"
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"}$')
+_SEAL_BYTES = 64  # in which the seal of a line ends it
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ class JournalInUseError(ValueError):
 
 
 class Kind(StrEnum):
-    """What a record tells. START begins a life of the run (it may have several); FINISH ends one."""
+    """What a record tells. START begins a life of the run (it may have several); FINISH ends one.
+
+    In TAGS, the value None takes a tag away.
+    """
 
     RUN = "run"
     START = "start"
@@ -90,7 +94,7 @@ def encode(record: Record) -> bytes:
 
 def decode(line: bytes) -> Record:
     """The record of a whole line; ValueError if it is not exactly what `encode` wrote."""
-    seal = _SEAL.search(line, max(0, len(line) - 64))
+    seal = _SEAL.search(line, max(0, len(line) - _SEAL_BYTES))
     if seal is None:
         raise ValueError("the line has no checksum at its end")
     body = line[: seal.start()]
@@ -138,12 +142,38 @@ class Tail:
 
 def read(run_folder: Path) -> Iterator[Record]:
     """All records of a run's journal. Raises FileNotFoundError and DamagedJournalError."""
-    return Tail(run_folder / FILE_NAME).poll()
+    return _in_order(Tail(run_folder / FILE_NAME))
+
+
+def _in_order(tail: Tail) -> Iterator[Record]:
+    """All records of a journal, of which none may be missing."""
+    for expected, record in enumerate(tail.poll()):
+        if record.sequence != expected:
+            raise DamagedJournalError(
+                f"{tail.path}: record {expected} expected at byte {tail.offset}, {record.sequence} found. "
+                "Restore the file from a copy, or move it away to begin a new journal"
+            )
+        yield record
+
+
+def seal_before(run_folder: Path, offset: int) -> str:
+    """The checksum of the record that ends at byte `offset` of a run's journal; "" if none ends there."""
+    with (run_folder / FILE_NAME).open("rb") as file:
+        file.seek(max(0, offset - _SEAL_BYTES))
+        end = file.read(min(offset, _SEAL_BYTES))
+    seal = _SEAL.search(end[:-1]) if end.endswith(b"\n") else None
+    return seal[1].decode() if seal else ""
+
+
+def retagged(tags: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Tags after a record of TAGS."""
+    return {key: value for key, value in {**tags, **changes}.items() if value is not None}
 
 
 def header(run_folder: Path) -> dict[str, Any]:
-    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`, `parent_uid` or None; and
-    `parent`, the folder of the run above it as seen from this one, if there is one.
+    """Who a run is: `uid` (made before its first step, and for ever), `experiment`, `name`, `parent_uid` or None;
+    `parent`, the folder of the run above it as seen from this one, if there is one; and `tags` of it and of all runs
+    below it.
 
     Raises ValueError if the folder holds no run.
     """
@@ -176,10 +206,13 @@ class Journal:
         self._sequence = 0
         self._lock = lock
         tail = Tail(path)
-        if path.exists():
+        is_new = not path.exists()
+        if not is_new:
             self._replay(tail)
         self._end = tail.offset
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if is_new:
+            make_durable(path.parent)
         self._drop_torn_end()
 
     @classmethod
@@ -202,8 +235,11 @@ class Journal:
     ) -> None:
         self.close()
 
-    def introduce(self, *, experiment: str, name: str, parent: Path | None) -> None:
-        """Say who this run is: the first record, written once. `parent` is the folder of the run above it.
+    def introduce(
+        self, *, experiment: str, name: str, parent: Path | None, tags: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Say who this run is: the first record, written once, which is returned. `parent` is the folder of the run above it,
+        whose `tags` it has besides its own.
 
         Raises ValueError if the parent holds no run, or one of another experiment.
         """
@@ -218,10 +254,11 @@ class Journal:
             "experiment": experiment,
             "name": name,
             "parent_uid": above["uid"] if above else None,
+            "tags": {**(above.get("tags", {}) if above else {}), **(tags or {})},
         }
         if parent is not None:
             data["parent"] = Path(os.path.relpath(parent.resolve(), self.path.parent.resolve())).as_posix()
-        self.append(Kind.RUN, data)
+        return self.append(Kind.RUN, data).data
 
     @property
     def last_step(self) -> int:
@@ -254,12 +291,7 @@ class Journal:
         self._file = -1  # the number may soon be another file's
 
     def _replay(self, tail: Tail) -> None:
-        for record in tail.poll():
-            if record.sequence != self._sequence:
-                raise DamagedJournalError(
-                    f"{self.path}: record {self._sequence} expected at byte {tail.offset}, {record.sequence} found. "
-                    "Restore the file from a copy, or move it away to begin a new journal"
-                )
+        for record in _in_order(tail):
             self._take(record)
 
     def _take(self, record: Record) -> None:
@@ -275,7 +307,7 @@ class Journal:
             case Kind.PARAMS:
                 self.params.update(record.data)
             case Kind.TAGS:
-                self.tags.update(record.data)
+                self.tags = retagged(self.tags, record.data)
             case Kind.METRICS if record.step is not None:
                 for key, value in record.data.items():
                     self.points[key, record.step] = Point(value, record.time)
@@ -285,6 +317,15 @@ class Journal:
         if torn:
             log.warning("%s: dropped %d bytes of a record that was never completed", self.path, torn)
             os.ftruncate(self._file, self._end)
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file, or the names in a folder, lie on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _locked(lock: int, patience_seconds: float) -> bool:

@@ -14,15 +14,15 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 from reid.tracking import names, target, view
-from reid.tracking.journal import Kind, Record, header
-from reid.tracking.target import Target, redacted
+from reid.tracking.journal import Kind, Record, header, retagged, seal_before
+from reid.tracking.target import AddressError, Target, redacted
 
 REFUSED_NAME = "refused.jsonl"
 MAX_METRICS = 1000
@@ -58,18 +58,31 @@ def _mlflow() -> Any:
 
 def client_of(tracking_uri: str) -> Any:
     """MLflow's client for a server or store. User and password of an address go where MLflow looks for them and does not
-    print them: into the environment of this process.
+    print them: into the environment of this process. Raises AddressError.
     """
+    target.require_possible(tracking_uri)
     address = urlsplit(tracking_uri)
     if address.scheme in {"http", "https"} and address.username:
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(address.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(address.password or "")
         tracking_uri = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
-    return _mlflow().MlflowClient(tracking_uri)
+    mlflow = _mlflow()
+    try:
+        return mlflow.MlflowClient(tracking_uri)
+    except mlflow.MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise AddressError(
+            f"{redacted(tracking_uri)}: MLflow has no such kind of address; {target.EXPECTED}"
+        ) from error
 
 
 class RunLostError(RuntimeError):
     """The server has forgotten a run that it had: its database was lost or replaced."""
+
+
+class RunDeletedError(RuntimeError):
+    """Somebody deleted the run in MLflow's pages, from where it can be restored."""
 
 
 class Replay:
@@ -87,7 +100,17 @@ class Replay:
     def offset(self) -> int:
         """Bytes of the journal that this server has, as far as this machine knows."""
         known = target.load(self._run_folder, self._uri)
-        return known.offset if known else 0
+        if known is None:
+            return 0
+        if known.offset and known.seal != seal_before(self._run_folder, known.offset):
+            log.warning(
+                "%s: the journal is not the one that %s was sent; sending all of it again",
+                self._run_folder,
+                redacted(self._uri),
+            )
+            known.offset = 0
+            target.save(self._run_folder, self._uri, known)
+        return known.offset
 
     @property
     def is_nested(self) -> bool:
@@ -105,7 +128,7 @@ class Replay:
         known = target.load(self._run_folder, self._uri)
         if known is not None:
             with self._noticing_a_loss():
-                self._client.get_run(known.run_id)
+                self._require_active(known)
         else:
             run_id = self._find_run(experiment_id, self._header["uid"])
             known = Target(experiment_id, run_id or self._create_run(experiment_id, started))
@@ -116,9 +139,9 @@ class Replay:
     def send(self, records: list[Record], offset: int) -> None:
         """Bring records to the server; `offset` is where the journal continues behind them.
 
-        Raises whatever MLflow and its transport raise; nothing is then counted as sent. RunLostError: send again from the
-        beginning of the journal. A record that the server refuses for what it says is written to `RUN/refused.jsonl`, and
-        the others go on.
+        Raises whatever MLflow and its transport raise, and RunDeletedError; nothing is then counted as sent. RunLostError:
+        send again from the beginning of the journal. A record that the server refuses for what it says is written to
+        `RUN/refused.jsonl`, and the others go on.
         """
         run = self.connect(records[0].time)
         with self._noticing_a_loss():
@@ -128,10 +151,11 @@ class Replay:
                 except self._mlflow.MlflowException as error:
                     if error.error_code != "INVALID_PARAMETER_VALUE":
                         raise
+                    self._require_active(run)  # MLflow has no other word for a run that was deleted
                     for record in group:
                         self._send_or_refuse(run, record)
             self._link_parent(run)
-        run.offset = offset
+        run.offset, run.seal = offset, seal_before(self._run_folder, offset)
         target.save(self._run_folder, self._uri, run)
 
     def nest(self) -> None:
@@ -145,6 +169,14 @@ class Replay:
         run = self.connect(now)
         self._client.set_tag(run.run_id, names.Tag.HEARTBEAT, str(int(now)))
         self._client.update_run(run.run_id, status="RUNNING")
+        self._remove_tags(run, [names.Tag.ENDED_BY])
+
+    def _require_active(self, run: Target) -> None:
+        if self._client.get_run(run.run_id).info.lifecycle_stage == "deleted":
+            raise RunDeletedError(
+                f"{self._run_folder}: the run was deleted on {redacted(self._uri)}, and takes nothing. Nothing is lost: "
+                f"restore it there (`mlflow runs restore --run-id {run.run_id}`) and send it again"
+            )
 
     def _experiment(self) -> str:
         """The id of the experiment, which is made if there is none, with what its pages need."""
@@ -205,7 +237,8 @@ class Replay:
     def _refuse(self, record: Record, reason: str) -> None:
         log.error("record %d (%s) cannot be sent: %s", record.sequence, record.kind, reason)
         with (self._run_folder / REFUSED_NAME).open("a") as file:
-            file.write(json.dumps({"sequence": record.sequence, "reason": redacted(reason)}) + "\n")
+            told = {"server": redacted(self._uri), "sequence": record.sequence, "reason": redacted(reason)}
+            file.write(json.dumps(told) + "\n")
 
     def _send_group(self, run: Target, group: list[Record]) -> None:
         record = group[0]
@@ -224,16 +257,27 @@ class Replay:
                 self._send_checkpoint(run, record)
             case Kind.START:
                 self._client.update_run(run.run_id, status="RUNNING")
-            case Kind.FINISH if record.data["status"] == "SCHEDULED":
-                self._client.update_run(run.run_id, status="SCHEDULED")
+                self._remove_tags(run, [names.Tag.ENDED_BY])
             case Kind.FINISH:
-                self._client.set_terminated(run.run_id, record.data["status"], _milliseconds(record.time))
+                self._send_end(run, record)
             case Kind.RUN:
                 pass
 
+    def _send_end(self, run: Target, record: Record) -> None:
+        """How a life ended, and who says so; what `reap` guessed before does not count any more."""
+        if record.data["status"] == "SCHEDULED":
+            self._client.update_run(run.run_id, status="SCHEDULED")
+        else:
+            self._client.set_terminated(run.run_id, record.data["status"], _milliseconds(record.time))
+        if reason := record.data.get(names.Tag.ENDED_BY):
+            self._client.set_tag(run.run_id, names.Tag.ENDED_BY, reason)
+        else:
+            self._remove_tags(run, [names.Tag.ENDED_BY])
+
     def _send_values(self, run: Target, group: list[Record]) -> None:
         entities = self._mlflow.entities
-        metrics, params, tags = [], [], []
+        metrics, params = [], []
+        tags: dict[str, str | None] = {}
         for record in group:
             for key, value in record.data.items():
                 if record.kind is Kind.METRICS:
@@ -243,8 +287,17 @@ class Replay:
                 elif record.kind is Kind.PARAMS:
                     params.append(entities.Param(key, value))
                 else:
-                    tags.append(entities.RunTag(key, value))
-        self._client.log_batch(run.run_id, metrics=metrics, params=params, tags=tags)
+                    tags[key] = value
+        set_tags = [entities.RunTag(key, value) for key, value in retagged({}, tags).items()]
+        self._client.log_batch(run.run_id, metrics=metrics, params=params, tags=set_tags)
+        self._remove_tags(run, [key for key, value in tags.items() if value is None])
+
+    def _remove_tags(self, run: Target, keys: Sequence[str]) -> None:
+        """Take tags away, those that are there: MLflow knows no other way to ask for it."""
+        there = self._client.get_run(run.run_id).data.tags if keys else {}
+        for key in keys:
+            if key in there:
+                self._client.delete_tag(run.run_id, key)
 
     def _send_dataset(self, run: Target, record: Record) -> None:
         entities, data = self._mlflow.entities, record.data
@@ -291,6 +344,17 @@ class Replay:
         outputs = self._client.get_run(run.run_id).outputs
         if all(output.model_id != model.model_id for output in (outputs.model_outputs if outputs else [])):
             self._client.log_outputs(run.run_id, [entities.LoggedModelOutput(model.model_id, step)])
+
+
+def num_refused(run_folder: Path, tracking_uri: str) -> int:
+    """Records of a run that a server refused, now or before, by `RUN/refused.jsonl`."""
+    path = run_folder / REFUSED_NAME
+    refused = set()
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # a line that a power loss cut short
+            told = json.loads(line)
+            refused |= {told["sequence"]} if told["server"] == redacted(tracking_uri) else set()
+    return len(refused)
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -138,6 +138,12 @@ class Tag(StrEnum):
     CHILDREN = "children"
     ACCEPTED_CHANGES = "accepted_changes"
     COLLAPSED = "collapsed"
+    STAGE = "stage"
+    ABLATION = "ablation"
+    SWEEP = "sweep"
+    ROW = "row"
+    CHECKPOINT = "checkpoint"
+    CHECKPOINT_SHA = "checkpoint_sha256"
 
 
 def changed(param: str) -> str:
@@ -145,6 +151,12 @@ def changed(param: str) -> str:
     return f"changed.{param}"
 
 
+def shared(param: str) -> str:
+    """The tag of a run above others that holds what a parameter is in all of them, which the next one may change."""
+    return f"{SHARED}{param}"
+
+
+SHARED = "shared."
 VIEW = "agreed"
 
 

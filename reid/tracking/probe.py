@@ -15,7 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from reid.tracking.target import redacted
+from reid.tracking.target import AddressError, redacted, require_possible
 
 TIMEOUT_SECONDS = 3.0
 
@@ -27,6 +27,7 @@ class Welcome(StrEnum):
     UNREACHABLE = "unreachable"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    MISTAKEN = "mistaken"
     STRANGE = "strange"
 
 
@@ -41,6 +42,10 @@ class Reply(NamedTuple):
 
 def ask(address: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Reply:
     """What the server at `http(s)://HOST` says to us. Raises ValueError for another kind of address."""
+    try:
+        require_possible(address)
+    except AddressError as error:
+        return Reply(Welcome.MISTAKEN, str(error))
     if urlsplit(address).scheme not in {"http", "https"}:
         raise ValueError(f"{redacted(address)}: expected http://HOST or https://HOST")
     version = None

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import psutil
 
-from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header
-from reid.tracking.mlflow import Replay, RunLostError
+from reid.tracking.journal import FILE_NAME, Kind, Record, Tail, header, make_durable
+from reid.tracking.mlflow import Replay, RunDeletedError, RunLostError
 from reid.tracking.runs import beat, bury
-from reid.tracking.target import redacted
+from reid.tracking.target import AddressError, redacted
 from reid.tracking.tracker import TRACKING_URI
 
 LOCK_NAME = "sender.lock"
@@ -101,6 +101,8 @@ class Courier:
             self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     def _deliver(self) -> None:
+        if self._unsent:  # after a power loss, no server may know more than the journal
+            make_durable(self._run_folder / FILE_NAME)
         while self._unsent:
             batch = list(islice(self._unsent, MAX_RECORDS))
             self._replay.send([record for record, _ in batch], batch[-1][1])
@@ -113,7 +115,9 @@ class Courier:
         """Bring the run above there too, if its folder is in reach, and put this one below it."""
         if self._above is None or self._replay.is_nested or not (self._above / FILE_NAME).exists():
             return
-        with suppress(SenderInUseError):  # then another child brings it there
+        with suppress(
+            SenderInUseError, RunDeletedError
+        ):  # another child brings it there; nobody wants it there
             sync(self._above, self._tracking_uri)
         self._replay.nest()
 
@@ -126,13 +130,16 @@ def ended_by(record: Record, ended: bool) -> bool:
 def sync(run_folder: Path, tracking_uri: str) -> int:
     """Send what a server does not have yet of a run. Returns the number of records sent.
 
-    Raises SenderInUseError while the run is being sent, and ConnectionError if the server does not take it.
+    Raises SenderInUseError while the run is being sent, AddressError, RunDeletedError if it was deleted there, and
+    ConnectionError if the server does not take it.
     """
     with _alone(run_folder, wait=False):
         courier = Courier(run_folder, tracking_uri)
         courier.read_on()
         try:
             courier.deliver()
+        except (AddressError, RunDeletedError):
+            raise
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConnectionError(

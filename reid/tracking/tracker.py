@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from reid.tracking import names
-from reid.tracking.journal import Journal, Kind, topmost
+from reid.tracking.journal import Journal, Kind, read, topmost
+from reid.tracking.target import redacted, servers
 from reid.types import Role
 
 OFFLINE = "offline"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+ADDRESS = "tracking_uri"  # in a record of START: where the run shall go, without secrets, if somebody said so
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
 _KEY = re.compile(r"[A-Za-z0-9_\-./]{1,250}")
@@ -45,6 +47,18 @@ def tracking_uri_of(run_folder: Path, chosen: str | None = None) -> str:
     if found := chosen or os.environ.get(TRACKING_URI):
         return found
     return f"sqlite:///{topmost(run_folder.resolve()).parent / 'mlflow.db'}"
+
+
+def destination_of(run_folder: Path, chosen: str | None = None) -> str:
+    """Where a run is sent later: `chosen`, else MLFLOW_TRACKING_URI, else what its last start was told. A parent is never
+    started: it goes to the server that its children brought it to. Else as `tracking_uri_of`.
+    """
+    if found := chosen or os.environ.get(TRACKING_URI):
+        return found
+    told = [record.data.get(ADDRESS) for record in read(run_folder) if record.kind is Kind.START]
+    if not told:
+        told = [address for address in servers(run_folder) if not address.startswith("sqlite:")]
+    return (told and told[-1]) or tracking_uri_of(run_folder)
 
 
 class Tracker:
@@ -92,10 +106,14 @@ class Tracker:
             except ValueError:
                 journal.close()
                 raise
-        journal.append(Kind.START, {"pid": os.getpid(), "host": os.uname().nodename})
         uri = tracking_uri_of(run_folder, tracking_uri)
+        chosen = tracking_uri or os.environ.get(TRACKING_URI) or OFFLINE
+        address = {} if chosen == OFFLINE else {ADDRESS: redacted(chosen)}
+        journal.append(Kind.START, {"pid": os.getpid(), "host": os.uname().nodename, **address})
         tracker = cls(journal, None if uri == OFFLINE else Sender(run_folder, uri))
-        tracker.tags({names.Tag.RUN_FOLDER: run_folder, names.Tag.RESTARTS: journal.num_starts - 1})
+        inherited = journal.run.get("tags", {}) if journal.run else {}
+        restarts = journal.num_starts - 1
+        tracker.tags({names.Tag.RUN_FOLDER: run_folder, names.Tag.RESTARTS: restarts, **inherited})
         tracker.sync()
         return tracker
 
@@ -118,11 +136,16 @@ class Tracker:
         known = self._journal.params
         if new := {key: value for key, value in wanted.items() if key not in known}:
             self._journal.append(Kind.PARAMS, new)
-        self.tags({names.changed(key): value for key, value in wanted.items() if known[key] != value})
+        self.tags(
+            {names.changed(key): None if known[key] == value else value for key, value in wanted.items()}
+        )
 
     def tags(self, tags: Mapping[str, object]) -> None:
-        """Facts that may change; the last value counts. Values longer than MLflow's limit are cut."""
-        wanted = {_key(key): str(value)[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
+        """Facts that may change; the last value counts, and None takes a tag away. Values longer than MLflow's limit are cut."""
+        wanted = {
+            _key(key): None if value is None else str(value)[:MAX_TAG_CHARACTERS]
+            for key, value in tags.items()
+        }
         if new := {key: value for key, value in wanted.items() if self._journal.tags.get(key) != value}:
             self._journal.append(Kind.TAGS, new)
 
@@ -152,6 +175,8 @@ class Tracker:
             self._resumed_at = -1
         if new:
             self._journal.append(Kind.METRICS, new, step)
+        if (stage := metrics.get(names.Metric.STAGE)) is not None:
+            self.tags({names.Tag.STAGE: int(stage)})
 
     def artifact(self, path: Path, folder: str) -> None:
         """A file of the run folder that MLflow shall keep in `folder`. It is sent as it is when its turn comes."""

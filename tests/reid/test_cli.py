@@ -32,6 +32,9 @@ OTHER = {
 }
 
 
+CONFIGURED = ("train", "ablate", "sweep", "config")
+
+
 def outcome(arguments: list[str]) -> int:
     """The exit code, however the command ends."""
     try:
@@ -143,15 +146,18 @@ def test_help_lists_the_commands_and_an_unknown_one_is_named(capsys):
 
 
 def test_help_of_every_command_comes_without_the_heavy_libraries():
+    """Only where every key of the configuration is an option is the configuration there, and pydantic with it."""
+    told = [command for command in COMMANDS if command not in CONFIGURED]
     program = f"""
 import sys
 from reid.cli import main
-for command in {list(COMMANDS)}:
+HEAVY = {{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy", "matplotlib", "rich", "pydantic"}}
+for command in {[*told, *CONFIGURED]}:
     try:
         main([command, "--help"])
     except SystemExit as end:
         assert not end.code, command
-print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy"}} & set(sys.modules)))
+    print("loaded:", command, *sorted(HEAVY & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -162,7 +168,8 @@ print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
+    loaded = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    assert loaded == [*([command] for command in told), *([command, "pydantic"] for command in CONFIGURED)]
     for flag in ("--resume", "--data.num-identities", "--checkpoint", "--schema"):
         assert flag in done.stdout
 
@@ -191,6 +198,13 @@ print(sorted({{"torch", "torchvision", "accelerate", "mlflow", "pyarrow", "numpy
             "epsilon: expected 0 to 255 grey levels",
         ),
         (["evaluate", "--checkpoint", "RUN"], "neither a checkpoint nor the folder of a run"),
+        (["evaluate", "--checkpoint", "RUN", "--track", "."], "--track .: is there already"),
+        (["report"], "name the folder of a run, of several, or of an experiment"),
+        (["doctor", "--processes", "0"], "--processes: expected 1 or more, found 0"),
+        (
+            ["runs", "reap", "--uri", "nonsense://x", "--experiment", "e"],
+            "MLflow has no such kind of address",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -289,6 +303,25 @@ def test_accuracy_under_attack_stands_beside_clean_accuracy_and_is_never_taken_f
     assert "UNDER ATTACK" not in printed
 
 
+def test_the_scores_of_a_checkpoint_become_a_run_of_their_own_where_asked(finished, tmp_path, capsys):
+    before = (finished / "journal.jsonl").read_bytes()
+    folder = tmp_path / "runs" / "scored"
+    assert main(["evaluate", "--checkpoint", str(finished), "--track", str(folder), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    found = summary(folder)
+    assert (found.status, found.experiment, found.step) == ("FINISHED", "vcm", scores["step"])
+    for direction in Direction:
+        assert found.metrics[names.first_rank(direction)] == scores["directions"][direction]["rank1"]
+    assert found.params[names.Param.PROTOCOL] == scores["protocol"]
+    assert found.is_synthetic
+    (checkpoint,) = [r.data for r in read(finished) if r.kind is Kind.CHECKPOINT and r.step == scores["step"]]
+    assert found.tags[names.Tag.CHECKPOINT_SHA] == checkpoint["digest"]
+    assert "Retrieval on SYNTHETIC data" in found.tags[names.Tag.DESCRIPTION]
+    assert (finished / "journal.jsonl").read_bytes() == before
+    assert main(["evaluate", "--checkpoint", str(finished), "--track", str(folder)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_scored_through_a_cache_that_is_made_where_it_can(finished, tmp_path, capsys):
     assert main(["evaluate", "--checkpoint", str(finished), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
@@ -342,18 +375,32 @@ def test_the_doctor_tells_findings_as_a_table_or_as_json_and_fails_with_a_failur
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, tmp_path, capsys):
+def test_a_failure_of_the_world_is_a_message_and_exit_code_1(tiny_file, capsys):
+    nowhere = "/proc/self/run"  # no folder can be made there
+    assert main(["train", "--config", str(tiny_file), "--run", nowhere]) == 1
+    assert nowhere in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "run", "run/deeper"])
+def test_a_file_where_the_folder_of_a_run_is_needed_is_a_mistake(tiny_file, tmp_path, capsys, below):
     blocked = tmp_path / "file"
-    blocked.write_text("no folder can be made below a file")
-    assert main(["train", "--config", str(tiny_file), "--run", str(blocked / "run")]) == 1
-    assert str(blocked) in capsys.readouterr().err
+    blocked.write_text("no folder can be made here or below")
+    assert main(["train", "--config", str(tiny_file), "--run", str(blocked / below)]) == 2
+    assert f"{blocked} is a file, where a folder is needed" in capsys.readouterr().err
 
 
-def test_a_password_given_as_a_flag_is_not_repeated(capsys):
-    assert outcome(["config", "--tracking.uri", "https://me:hunter2@mlflow.example"]) == 2
+@pytest.mark.parametrize("secrets", ["me:hunter2", "hunter2", "hunter2:"])
+def test_what_stands_before_the_host_of_an_address_is_refused_and_not_repeated(tmp_path, capsys, secrets):
+    uri = f"https://{secrets}@mlflow.example"
+    assert outcome(["config", "--tracking.uri", uri]) == 2
     told = capsys.readouterr()
-    assert "MLFLOW_TRACKING_PASSWORD" in told.err
-    assert "hunter2" not in told.out + told.err
+    (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{uri}'}}")
+    assert outcome(["train", "--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 2
+    again = capsys.readouterr()
+    for text in (told.err, again.err):
+        assert "MLFLOW_TRACKING_TOKEN" in text
+    assert "hunter2" not in told.out + told.err + again.out + again.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_nobody_meant_for_the_user_keeps_its_traceback(monkeypatch):

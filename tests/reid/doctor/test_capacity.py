@@ -67,6 +67,20 @@ def test_more_threads_than_cores_are_a_warning(subject, one_core, monkeypatch):
     assert (found.status, found.remedy) == (Status.WARNING, "Set OMP_NUM_THREADS=1")
 
 
+def test_threads_of_threads_are_legal_and_the_outermost_count(subject, one_core, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    found = capacity.cores(subject(data={"num_workers": 0}))
+    assert found.status is Status.OK
+    assert "threads of each: 1 (OMP_NUM_THREADS set)" in found.found
+    for nonsense in ("many", "0", "-1", ","):
+        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+        found = capacity.cores(subject())
+        assert (found.status, found.found) == (
+            Status.FAILURE,
+            f"OMP_NUM_THREADS={nonsense!r}: no number of threads",
+        )
+
+
 def test_a_core_that_is_held_back_is_told(subject, one_core):
     if os.cpu_count() == 1:
         pytest.skip("one core is all there is")

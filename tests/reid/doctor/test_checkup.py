@@ -33,6 +33,15 @@ def test_a_check_that_hangs_is_a_finding_and_delays_nobody(subject):
     ended.set()
 
 
+def test_a_value_that_a_check_cannot_use_is_its_finding_and_hides_no_other(subject):
+    def mistaken(_: object) -> Finding:
+        raise ValueError("X=y: expected a number")
+
+    found = examine(subject(), [("mistaken", mistaken), ("fine", lambda _: ok("here"))])
+    assert [one.finding.status for one in found] == [Status.FAILURE, Status.OK]
+    assert found[0].finding.found == "X=y: expected a number"
+
+
 def test_a_place_that_cannot_be_looked_at_is_a_finding_and_a_bug_is_an_error(subject):
     def unreadable(_: object) -> Finding:
         raise PermissionError(13, "Permission denied", "/root/secret")

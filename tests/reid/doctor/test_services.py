@@ -96,6 +96,16 @@ def test_a_server_that_is_not_there_is_a_failure(subject):
     assert "reid runs sync" in found.remedy
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:abc", "http://127.0.0.1:70000", "https://"])
+def test_an_address_that_can_never_be_is_called_wrong(subject, address, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    found = services.mlflow(subject())
+    assert found.status is Status.FAILURE
+    assert f"{address}: wrong address" in found.found
+    assert "MLFLOW_TRACKING_URI" in found.remedy
+    assert services.server_clock(subject()).status is Status.OK
+
+
 @pytest.mark.parametrize(
     ("version", "status"), [("2.22.0", Status.FAILURE), ("3.1.0", Status.WARNING), ("<html>", Status.WARNING)]
 )
@@ -159,6 +169,11 @@ def test_the_address_of_the_first_process_must_exist_and_not_be_local_to_every_n
     assert services.address(subject()).status is Status.OK
     monkeypatch.setenv("SLURM_NNODES", "2")
     assert services.address(subject()).status is Status.FAILURE
+    monkeypatch.setenv("SLURM_NNODES", "")
+    assert services.address(subject()).status is Status.OK
+    monkeypatch.setenv("SLURM_NNODES", "two")
+    with pytest.raises(ValueError, match="SLURM_NNODES='two': expected a number"):
+        services.address(subject())
     monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
     assert services.address(subject()).status is Status.FAILURE
 

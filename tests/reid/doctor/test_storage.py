@@ -11,6 +11,7 @@ from reid import config as configuration
 from reid.config import Config
 from reid.doctor import storage
 from reid.doctor.finding import Status
+from reid.tracking.tracker import OFFLINE, Tracker
 from reid.training import build
 
 CHECKS = [storage.writable, storage.space, storage.latency, storage.locks, storage.clock]
@@ -30,6 +31,28 @@ def test_a_place_that_cannot_be_written_to_is_named(subject):
     assert found.status is Status.FAILURE
     assert "/proc/" in found.found
     assert "--run" in found.remedy
+
+
+@pytest.mark.parametrize("below", ["", "run", "run/deeper"])
+def test_a_file_where_a_folder_is_needed_is_named(subject, tmp_path, below):
+    (tmp_path / "file").touch()
+    found = storage.writable(subject(folder=tmp_path / "file" / below))
+    assert (found.status, found.found) == (
+        Status.FAILURE,
+        f"{tmp_path / 'file'}: a file, where a folder is needed",
+    )
+
+
+def test_a_run_that_cannot_go_on_because_its_journal_is_damaged_is_named(subject, tmp_path):
+    with Tracker.open(tmp_path, experiment="e", run_name="r", tracking_uri=OFFLINE):
+        pass
+    assert storage.writable(subject(folder=tmp_path)).status is Status.OK
+    path = tmp_path / "journal.jsonl"
+    first, _, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, *rest]))
+    found = storage.writable(subject(folder=tmp_path))
+    assert found.status is Status.FAILURE
+    assert f"{path}: record 1 expected" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -6,6 +6,7 @@ import pytest
 
 from reid.cli import main
 from reid.doctor.submission import Call, seconds_of
+from reid.tracking.tracker import OFFLINE, Tracker
 
 SCRIPT = Path(__file__).parents[3] / "slurm" / "train.sbatch"
 
@@ -83,6 +84,20 @@ def test_what_would_go_wrong_is_told_with_what_would_be_submitted(
     told = " ".join(capsys.readouterr().out.split())
     for claim in ("--time=0:30 (command line)", "no checkout", "no image missing.sif", "nowhere"):
         assert claim in told
+
+
+def test_a_damaged_journal_is_a_finding_beside_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    with Tracker.open(tmp_path, experiment="e", run_name="r", tracking_uri=OFFLINE):
+        pass
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(b"damage\n" + journal.read_bytes())
+    assert main(["slurm", "check", "--time=1:00:00", str(SCRIPT), "--run", str(tmp_path)]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    (complaint,) = (part for part in told.split(" ok ") if "time limit failure" in part)
+    assert f"{journal}: damaged at byte 0" in complaint
 
 
 def test_an_ablation_trains_as_an_array_and_writes_its_table_without_one() -> None:

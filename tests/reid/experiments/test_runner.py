@@ -96,7 +96,14 @@ time.sleep(60)
 
 
 def test_nothing_goes_on_when_nobody_listens_any_more(trained, tmp_path):
-    program = "run.mkdir()\n(run / 'pid').write_text(str(os.getpid()))\ntime.sleep(0 if run.name == 'asam-0' else 60)"
+    program = """run.mkdir()
+(run / 'draft').write_text(str(os.getpid()))
+(run / 'draft').rename(run / 'pid')
+if run.name == 'asam-0':
+    while not (run.parent / 'baseline-0' / 'pid').exists(): time.sleep(0.01)
+else:
+    time.sleep(60)
+"""
     outcomes = trained(program, "baseline", "asam", num_jobs=2)
     assert next(outcomes).trial.name == "asam-0"
     outcomes.close()

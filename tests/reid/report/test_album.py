@@ -76,6 +76,8 @@ def test_failures_are_the_queries_whose_first_right_answer_comes_last(untrained,
     (ranking,) = panel.rankings
     assert (ranking.identity[:, 0] != panel.identity).all()
     assert (ranking.identity[:, -1] == panel.identity).all()
+    assert panel.ends_right
+    assert not album.answered({"baseline": untrained["baseline"]}, direction).ends_right
     np.testing.assert_array_equal(ranking.rank[:, -1], last + 1)
     assert last[0] == result.first_hit.max() > 0
 
@@ -151,7 +153,7 @@ def test_only_runs_that_searched_the_same_tracklets_are_put_together(untrained):
 def test_the_batch_shown_is_the_one_that_training_reads(tiny, step):
     config = tiny()
     manifest = Manifest.open(config.data.root)
-    shown = album.seen(step, *batch_of(config, manifest, step), manifest)
+    shown = album.seen(step, *batch_of(config, manifest, step), manifest, build.augmentation(config))
     workers = training_batches(
         manifest,
         build.batch_plan(config, manifest),

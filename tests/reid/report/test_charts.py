@@ -19,7 +19,7 @@ from reid.report.charts import (
     swept_curves,
     training_curves,
 )
-from reid.report.rendering import LINES
+from reid.report.rendering import LIGHT, LINES, style
 from reid.tracking import names
 from reid.types import Direction
 
@@ -62,16 +62,51 @@ def test_cmc_curves_are_those_of_the_retrieval_with_chance_beside_them():
     figure = cmc_curves(runs, synthetic=False, max_rank=10)
     for axes, direction in zip(figure.axes, Direction, strict=True):
         weak, strong, chance = axes.lines
+        assert axes.get_legend() is None
         np.testing.assert_array_equal(weak.get_ydata(), runs["weak"][direction].cmc[:10])
         np.testing.assert_array_equal(strong.get_ydata(), runs["_strong"][direction].cmc[:10])
         np.testing.assert_array_equal(chance.get_ydata(), runs["weak"][direction].chance.cmc[:10])
         assert strong.get_xdata().tolist() == list(range(1, 11))
-        rank1, mean = (
-            100 * score for score in (runs["weak"][direction].rank(1), runs["weak"][direction].map)
-        )
-        legend = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert legend[0] == f"Rank-1 {rank1:.1f}, mAP {mean:.1f}: weak"
-        assert legend[1].endswith(": _strong")
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    (ahead, after), (mean, mean_after) = (
+        [100 * score(runs["weak"][direction]) for direction in Direction]
+        for score in (lambda found: found.rank(1), lambda found: found.map)
+    )
+    assert shown[0] == f"weak: Rank-1 {ahead:.1f} and {after:.1f}, mAP {mean:.1f} and {mean_after:.1f}"
+    assert [text.split(":")[0] for text in shown] == ["weak", "_strong", "by chance"]
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert [line.get_color() for line in legend.get_lines()] == colours
+
+
+LONG_NAMES = (
+    "vcm-2026-11-20-asam_adm_frm_stig_star-0-of-a-sweep",
+    "vcm-2026-11-20-asam_adm_fr_e_ti-0-of-another",
+)
+
+
+@pytest.mark.parametrize("kind", ["cmc", "distances", "embeddings", "training"])
+def test_long_names_of_runs_keep_to_their_places(kind):
+    pairs = {"Across": (np.array([0.1, 0.2]), np.array([0.9]))}
+    drawn = {
+        "cmc": lambda: cmc_curves(dict.fromkeys(LONG_NAMES, retrievals(1)), synthetic=True),
+        "distances": lambda: distance_histograms(dict.fromkeys(LONG_NAMES, pairs), synthetic=True),
+        "embeddings": lambda: embedding_maps(dict.fromkeys(LONG_NAMES, a_map()), [1], synthetic=True),
+        "training": lambda: training_curves({}, synthetic=True, title=f"Training of {'/'.join(LONG_NAMES)}"),
+    }[kind]
+    with style(LIGHT):
+        figure = drawn()
+        figure.draw_without_rendering()
+    boxes = [
+        text.get_window_extent()
+        for text in figure.findobj(mpl.text.Text)
+        if text.get_visible() and "vcm-2026" in text.get_text()
+    ]
+    assert boxes
+    for i, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
 
 @given(
@@ -138,10 +173,31 @@ def test_training_curves_show_losses_scores_rate_and_the_second_stage():
     assert "nothing was measured" in [text.get_text() for text in rate.texts]
 
 
+@pytest.mark.parametrize("boundary", [100, 500, 990])
+def test_neither_a_legend_nor_the_name_of_a_stage_covers_anything(boundary):
+    steps = np.arange(0, 1001, 10)
+    keys = [names.Metric.LOSS, *map(names.objective, names.TERMS), names.Metric.LEARNING_RATE]
+    keys += [score(d) for d in Direction for score in (names.first_rank, names.mean_average_precision)]
+    series = dict.fromkeys(keys, (steps, steps / 1000))
+    with style(LIGHT):
+        figure = training_curves(series, synthetic=False, title="a run", stages=[boundary])
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        (stage,) = [text for text in axes.texts if text.get_text() == "stage 2"]
+        title = next(text for text in (axes._left_title, axes.title) if text.get_text())
+        inside = axes.patch.get_window_extent()
+        assert not stage.get_window_extent().overlaps(title.get_window_extent())
+        assert not stage.get_window_extent().overlaps(inside)
+        if legend := axes.get_legend():
+            assert not legend.get_window_extent().overlaps(inside)
+            assert figure.bbox.x0 <= legend.get_window_extent().x0
+            assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_the_ticks_of_scores_say_what_they_stand_for():
     series = {names.rank(Direction.INFRARED_TO_VISIBLE, 1): (np.array([1, 2]), np.array([0.012, 0.16]))}
     figure = training_curves(series, synthetic=False, title="a run")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (axes,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith("retrieval"))
     told = [float(tick.get_text().rstrip("%")) for tick in axes.get_yticklabels()]
     np.testing.assert_allclose(told, 100 * axes.get_yticks())

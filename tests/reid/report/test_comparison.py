@@ -99,6 +99,25 @@ def test_what_has_not_finished_is_named_and_left_out_of_the_mean():
     assert table.notes[1] == "Not finished, and left out: b."
 
 
+def test_a_seed_that_was_run_twice_counts_once_and_is_told():
+    runs = [run("a", rank1=0.5), run("again", rank1=0.7), run("b", seed=1, rank1=0.8)]
+    table = compared(*runs).scores(I2V)
+    assert table.rows[0][1:3] == ("2", "70.0 (14.1)")
+    assert "Some seed was run more than once, and counts as one, by the mean of its runs: a." in table.notes
+    (group,) = compared(*runs).as_records()
+    assert (group["num_finished"], group["num_seeds"]) == (3, 2)
+    assert not any("more than once" in note for note in compared(*runs[1:]).scores(I2V).notes)
+
+
+def test_a_parent_shows_what_its_children_share_and_no_score_that_was_taken_back():
+    parent = run("parent", rank1=float("nan"))
+    parent.params.clear()
+    parent.tags |= {names.Tag.CHILDREN: "2 of 2 finished", names.shared("variant"): "full"}
+    table = listing([parent])
+    (row,) = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (row["variant"], row["seed"], row["R1 I-V"]) == ("full", "-", "-")
+
+
 def test_a_parent_does_not_count_beside_its_children():
     parent = run("parent", rank1=0.9)
     parent.tags[names.Tag.CHILDREN] = "1 of 1 finished"

@@ -34,5 +34,10 @@ def test_both_directions_stand_below_each_other_and_synthetic_data_are_named():
     assert "SYNTHETIC" in table.title
 
 
+def test_a_parent_has_none_as_its_scores_are_means_over_more_and_more_children():
+    parent = Summary(Path("run"), tags={names.Tag.CHILDREN: "3 of 3 finished"})
+    assert optimistic(parent, {names.rank(I2V, 1): (STEPS, np.array([0.5, 0.7, 0.6]))}) is None
+
+
 def test_a_run_without_evaluations_has_none():
     assert optimistic(Summary(Path("run")), {names.Metric.LOSS: (STEPS, STEPS / 1.0)}) is None

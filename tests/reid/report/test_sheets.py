@@ -34,15 +34,15 @@ def ranking(label: str = "a run", rank: tuple[int, ...] = (1, 2, 3)) -> Ranking:
     return Ranking(label, photographs(2, 3), identity, similarity, np.tile(rank, (2, 1)))
 
 
-def panel(*rankings: Ranking) -> Panel:
-    return Panel("Infrared to visible", photographs(2, 3), np.array([4, 7]), rankings or (ranking(),))
+def panel(*rankings: Ranking, ends_right: bool = False) -> Panel:
+    rankings = rankings or (ranking(),)
+    return Panel("Infrared to visible", photographs(2, 3), np.array([4, 7]), rankings, ends_right)
 
 
 def seen() -> Seen:
     pairs = np.arange(4)
-    return Seen(
-        7, photographs(4), photographs(4)[::-1], pairs // 2 + 20, pairs + 1, pairs + 5, num_tracklets=2
-    )
+    pictures = photographs(4), photographs(4)[::-1]
+    return Seen(7, *pictures, pairs // 2 + 20, pairs + 1, pairs + 5, num_tracklets=2, augmentation="")
 
 
 def attended(num: int = 2) -> list[Attended]:
@@ -98,7 +98,7 @@ def test_a_sheet_marks_right_and_wrong_answers_and_shows_their_photographs():
         np.testing.assert_array_equal(images[1 + t], given.clips[0, t])
     np.testing.assert_array_equal(images[4], given.rankings[0].answers[0, 0])
     np.testing.assert_array_equal(images[-1], given.rankings[0].answers[1, 1])
-    assert {"person 4", "person 7", "✓ 0.90", "✗ 0.80", "rank 3"} <= set(texts(figure))
+    assert {"person 4", "person 7", "✓ 0.90", "✗ 0.80", "✓ 0.70", "rank 3"} <= set(texts(figure))
 
 
 def test_several_runs_answer_the_same_query_in_rows_below_each_other():
@@ -110,14 +110,39 @@ def test_several_runs_answer_the_same_query_in_rows_below_each_other():
     assert answers[3][3] > answers[0][2]
 
 
-def test_the_first_right_answer_of_a_failure_stands_apart_with_its_rank():
-    given = ranking(rank=(1, 2, 37))
-    figure = retrieval_sheet(panel(given), synthetic=False)
+@pytest.mark.parametrize("rank", [37, 3, 2])
+def test_the_first_right_answer_of_a_failure_stands_apart_with_its_rank(rank):
+    given = ranking(rank=(1, 2, rank))
+    figure = retrieval_sheet(panel(given, ends_right=True), synthetic=False)
     assert "first right" in texts(figure)
-    assert "✓ rank 37" in texts(figure)
+    assert f"✓ rank {rank}" in texts(figure)
     assert "rank 3" not in texts(figure)
     second, third = (figure.axes[0].images[i].get_extent() for i in (5, 6))
     assert third[0] - second[1] > 0.5
+
+
+def test_the_names_of_runs_in_rows_keep_to_their_rows():
+    names = ("vcm-2026-11-20-asam_adm_frm_stig_star-0", "vcm-2026-11-20-asam_adm_fr_e_ti-0-of-a-sweep")
+    for figure in (
+        retrieval_sheet(panel(*map(ranking, names)), synthetic=False),
+        attention_sheet(
+            [one._replace(attention=dict.fromkeys(names, np.ones((3, 4, 2)))) for one in attended()],
+            synthetic=False,
+        ),
+    ):
+        figure.draw_without_rendering()
+        shown = [text for text in figure.findobj(mpl.text.Text) if text.get_text().startswith("vcm")]
+        boxes = [text.get_window_extent() for text in shown]
+        assert len(boxes) == 4
+        assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[i + 1 :])
+
+
+def test_where_a_run_looks_nowhere_the_sheet_says_so():
+    one, other = attended(2)
+    nowhere = other._replace(attention={**other.attention, "full": np.zeros((3, 4, 2))})
+    figure = attention_sheet([one, nowhere], synthetic=False)
+    assert texts(figure).count("nothing above 0") == 1
+    assert "nothing above 0" not in texts(attention_sheet([one], synthetic=False))
 
 
 def test_attention_is_warm_where_it_is_greatest_and_the_clip_is_grey_below():

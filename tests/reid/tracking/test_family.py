@@ -1,5 +1,6 @@
 """reid/tracking/family.py: a parent tells what its children share and what they reached, and MLflow nests them."""
 
+import math
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from mlflow import MlflowClient
 from reid.tracking import names, target
 from reid.tracking.family import begin, families, gather, leaves
 from reid.tracking.journal import FILE_NAME, Kind, header, read
+from reid.tracking.mlflow import RunDeletedError
 from reid.tracking.runs import attach, find, series, summary
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
@@ -41,7 +43,7 @@ def test_a_parent_holds_mean_and_deviation_of_its_finished_children(tmp_path):
     ]
     assert gather(above, children, "**63.0**") is Status.FINISHED
     found = summary(above)
-    assert (found.status, found.params) == ("FINISHED", {"variant": "full"})
+    assert (found.status, found.settled_params) == ("FINISHED", {"variant": "full"})
     assert found.metrics == {
         RANK1: pytest.approx(0.63),
         names.deviation(RANK1): pytest.approx(statistics.stdev([0.60, 0.62, 0.67])),
@@ -87,7 +89,102 @@ def test_children_that_differ_in_more_than_the_seed_have_no_mean(tmp_path, other
     gather(above, children)
     found = summary(above)
     assert found.metrics == {}
-    assert found.params == {"lr": "0.1"} | ({"variant": "full"} if other["variant"] == "full" else {})
+    shared = {"lr": "0.1"} | ({"variant": "full"} if other["variant"] == "full" else {})
+    assert found.settled_params == shared
+
+
+def test_what_held_for_the_first_child_alone_is_taken_back_when_another_one_differs(runs):
+    above = parent(runs / "all")
+    children = [child(runs / "a", above, 0, 0.5, variant="baseline", lr=0.1)]
+    gather(above, children)
+    assert summary(above).settled_params == {"seed": "0", "variant": "baseline", "lr": "0.1"}
+    assert summary(above).metrics == {RANK1: 0.5}
+    uri = tracking_uri_of(above)
+    sync(above, uri)
+    children.append(child(runs / "b", above, 1, 0.7, variant="full", lr=0.1))
+    for _ in range(2):
+        gather(above, children)
+    found = summary(above)
+    assert (found.params, found.settled_params) == ({}, {"lr": "0.1"})
+    assert math.isnan(found.metrics[RANK1])
+    assert len([r for r in read(above) if r.kind is Kind.METRICS]) == 2
+    sync(above, uri)
+    told = MlflowClient(uri).get_run(target.load(above, uri).run_id).data
+    shared = {key: value for key, value in told.tags.items() if key.startswith(names.SHARED)}
+    assert (told.params, shared) == ({}, {names.shared("lr"): "0.1"})
+    assert math.isnan(told.metrics[RANK1])
+
+
+def test_the_row_of_an_experiment_has_what_tables_show_as_parameters(tmp_path):
+    begin(tmp_path / "row", experiment="e", run_name="row", tags={names.Tag.ROW: "full"})
+    told = {names.Param.VARIANT: "full", names.Param.LAMBDA1: 2.0, names.Param.WORLD_SIZE: 1}
+    gather(tmp_path / "row", [child(tmp_path / "a", tmp_path / "row", 0, 0.5, **told)])
+    found = summary(tmp_path / "row")
+    assert found.params == {"variant": "full", "lambda1": "2.0"}
+    assert found.settled_params == {"seed": "0", "variant": "full", "lambda1": "2.0", "world_size": "1"}
+
+
+def test_a_mean_over_fewer_children_than_before_is_the_newest_on_the_server_too(runs):
+    above = parent(runs / "full")
+    children = [
+        child(runs / name, above, seed, rank1) for name, seed, rank1 in (("a", 0, 0.5), ("b", 1, 0.7))
+    ]
+    gather(above, children)
+    with Tracker.open(
+        children[1], experiment="e", run_name="b", tracking_uri=OFFLINE, resume=True
+    ) as tracker:
+        tracker.finish(Status.SCHEDULED)
+    gather(above, children)
+    uri = tracking_uri_of(above)
+    sync(above, uri)
+    told = MlflowClient(uri).get_run(target.load(above, uri).run_id).data.metrics
+    assert told[RANK1] == summary(above).metrics[RANK1] == 0.5
+    assert math.isnan(told[names.deviation(RANK1)])
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path):
+    above = parent(tmp_path / "full")
+    runs = (("a", 0, 0.5), ("again", 0, 0.7), ("b", 1, 0.8))
+    gather(above, [child(tmp_path / name, above, seed, rank1) for name, seed, rank1 in runs])
+    assert summary(above).metrics[RANK1] == pytest.approx(0.7)
+    assert summary(above).metrics[names.deviation(RANK1)] == pytest.approx(statistics.stdev([0.6, 0.8]))
+
+
+def test_a_parent_of_synthetic_runs_is_synthetic_and_so_is_the_one_above_it(tmp_path):
+    root = parent(tmp_path / "root")
+    row = parent(tmp_path / "row", root)
+    one = child(tmp_path / "a", row, 0, 0.5)
+    gather(row, [one])
+    assert not summary(row).is_synthetic
+    attach(one, {}, {names.Tag.SYNTHETIC: True})
+    gather(row, [one])
+    gather(root, [row])
+    assert summary(row).is_synthetic
+    assert summary(root).is_synthetic
+
+
+def test_a_child_has_the_tags_that_the_runs_above_it_hand_down(tmp_path):
+    begin(tmp_path / "root", experiment="e", run_name="root", tags={names.Tag.ABLATION: "table1"})
+    begin(
+        tmp_path / "row",
+        experiment="e",
+        run_name="row",
+        parent=tmp_path / "root",
+        tags={names.Tag.ROW: "full"},
+    )
+    one = child(tmp_path / "a", tmp_path / "row", 0, 0.5)
+    assert names.Tag.ROW not in summary(tmp_path / "root").tags
+    for run in (tmp_path / "row", one):
+        assert (summary(run).tags["ablation"], summary(run).tags["row"]) == ("table1", "full")
+
+
+def test_a_run_that_cannot_be_read_is_in_no_family_and_disturbs_none(tmp_path):
+    above = parent(tmp_path / "full")
+    one = child(tmp_path / "a", above, 0, 0.5)
+    for name, content in (("empty", b""), ("damaged", b"damage\n" + (one / FILE_NAME).read_bytes())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / FILE_NAME).write_bytes(content)
+    assert families(find(tmp_path)) == {above: [one]}
 
 
 def test_rows_whose_difference_no_parameter_shows_have_no_common_mean(tmp_path):
@@ -98,9 +195,9 @@ def test_rows_whose_difference_no_parameter_shows_have_no_common_mean(tmp_path):
         trial = child(tmp_path / f"{learned}-0", rows[-1], 0, 0.5, variant="full")
         attach(trial, {}, {names.Tag.LEARNED_SHA: learned})
         gather(rows[-1], [trial])
-    gather(above, rows)
+        gather(above, rows)  # the first row alone has no mean above it either
+        assert summary(above).metrics == {}
     assert [summary(row).metrics[RANK1] for row in rows] == [0.5, 0.5]
-    assert summary(above).metrics == {}
 
 
 def test_families_are_found_lower_ones_first(tmp_path):
@@ -165,6 +262,19 @@ def test_sending_a_child_brings_its_parents_along_and_nests_it_below_them(runs):
     assert above == {"full": ids["ablation"], "seed-0": ids["full"], "seed-1": ids["full"]}
     assert found["full"].data.metrics[RANK1] == pytest.approx(0.55)
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_a_parent_that_was_deleted_on_the_server_holds_up_no_child(runs):
+    above = parent(runs / "full")
+    uri = tracking_uri_of(above)
+    sync(above, uri)
+    MlflowClient(uri).delete_run(target.load(above, uri).run_id)
+    one = child(runs / "a", above, 0, 0.5)
+    gather(above, [one])
+    assert sync(one, uri) > 0
+    assert MlflowClient(uri).get_run(target.load(one, uri).run_id).info.status == "FINISHED"
+    with pytest.raises(RunDeletedError):
+        sync(above, uri)
 
 
 def test_a_parent_that_is_gone_or_damaged_holds_up_no_record_of_its_child(runs, tmp_path):

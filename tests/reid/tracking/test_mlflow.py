@@ -12,9 +12,11 @@ import pytest
 from mlflow import MlflowClient
 
 from reid.tracking import names, target
-from reid.tracking.journal import FILE_NAME
-from reid.tracking.mlflow import REFUSED_NAME, client_of, reap
+from reid.tracking.journal import FILE_NAME, read
+from reid.tracking.mlflow import REFUSED_NAME, Replay, RunDeletedError, client_of, num_refused, reap
+from reid.tracking.runs import bury, summary
 from reid.tracking.sender import sync
+from reid.tracking.target import AddressError
 from reid.tracking.tracker import OFFLINE, Status, Tracker, tracking_uri_of
 
 
@@ -159,6 +161,114 @@ def test_a_record_that_the_server_refuses_is_named_and_the_others_arrive(runs):
     assert found.history("train/loss") == [(1, 1.0)]
     (refused,) = [json.loads(line) for line in (runs / "a" / REFUSED_NAME).read_text().splitlines()]
     assert "seed" in refused["reason"]
+    assert num_refused(runs / "a", tracking_uri_of(runs / "a")) == 1
+    assert num_refused(runs / "a", "http://elsewhere") == 0
+
+
+def test_a_run_that_was_deleted_on_the_server_loses_nothing_and_goes_on_once_it_is_restored(runs):
+    uri = tracking_uri_of(runs / "a")
+    with Tracker.open(runs / "a", experiment="an experiment", run_name="x", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(1, {"train/loss": 1.0})
+        sync(runs / "a", uri)
+        client, run_id = Found(runs).client, Found(runs).run.info.run_id
+        client.delete_run(run_id)
+        tracker.metrics(2, {"train/loss": 2.0})
+    offset = target.load(runs / "a", uri).offset
+    with pytest.raises(
+        RunDeletedError, match=f"was deleted on {uri}, .*mlflow runs restore --run-id {run_id}"
+    ):
+        sync(runs / "a", uri)
+    assert target.load(runs / "a", uri).offset == offset
+    assert num_refused(runs / "a", uri) == 0
+    client.restore_run(run_id)
+    sync(runs / "a", uri)
+    assert Found(runs).history("train/loss") == [(1, 1.0), (2, 2.0)]
+    assert Found(runs).run.info.status == "FINISHED"
+
+
+def test_a_run_that_is_deleted_between_two_batches_is_not_taken_for_records_that_are_refused(runs):
+    uri, run = tracking_uri_of(runs / "a"), runs / "a"
+    with Tracker.open(run, experiment="an experiment", run_name="x", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(1, {"train/loss": 1.0})
+    records = list(read(run))
+    replay = Replay(run, uri)
+    replay.send(records[:2], 100)
+    Found(runs).client.delete_run(Found(runs).run.info.run_id)
+    with pytest.raises(RunDeletedError):
+        replay.send(records[2:], 200)
+    assert not (run / REFUSED_NAME).exists()
+
+
+def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(runs):
+    """As after a power loss: the server knows records that lie on no disk, and others were written in their place."""
+    uri, run = tracking_uri_of(runs / "a"), runs / "a"
+    journal_of(run, steps=range(3), status=Status.SCHEDULED)
+    kept = (run / FILE_NAME).stat().st_size
+    journal_of(run, steps=range(3, 6), resume=True)
+    sync(run, uri)
+    os.truncate(run / FILE_NAME, kept)
+    with Tracker.open(
+        run, experiment="an experiment", run_name="x", tracking_uri=OFFLINE, resume=True
+    ) as tracker:
+        for step in range(3, 30):
+            tracker.metrics(step, {"train/loss": -1.0})
+        tracker.tags({names.Tag.HOST: "another"})
+    sync(run, uri)
+    found = Found(runs)
+    assert found.run.data.tags[names.Tag.RESTARTS] == summary(run).tags[names.Tag.RESTARTS] == "1"
+    assert found.run.data.tags[names.Tag.HOST] == "another"
+    assert {(step, -1.0) for step in range(3, 30)} <= set(found.history("train/loss"))
+    assert sync(run, uri) == 0
+
+
+def test_tags_that_are_taken_away_vanish_from_the_server(runs):
+    uri, run = tracking_uri_of(runs / "a"), runs / "a"
+    for lambda1 in (1.0, 2.0, 1.0):
+        with Tracker.open(
+            run, experiment="an experiment", run_name="x", tracking_uri=OFFLINE, resume=True
+        ) as tracker:
+            tracker.params({names.Param.LAMBDA1: lambda1})
+        sync(run, uri)
+        tags = Found(runs).run.data.tags
+        assert tags.get(names.changed(names.Param.LAMBDA1)) == (None if lambda1 == 1.0 else "2.0")
+    (run / target.FILE_NAME).unlink()
+    sync(run, uri)  # all of it again, and it ends the same
+    assert Found(runs).run.data.tags == tags
+
+
+def test_who_ended_a_run_is_told_until_it_goes_on(runs):
+    uri, run = tracking_uri_of(runs / "a"), runs / "a"
+    tracker = Tracker.open(run, experiment="an experiment", run_name="x", tracking_uri=OFFLINE)
+    tracker._journal.close()  # it dies
+    bury(run, "a test")
+    sync(run, uri)
+    assert Found(runs).run.data.tags[names.Tag.ENDED_BY] == "a test"
+    with Tracker.open(
+        run, experiment="an experiment", run_name="x", tracking_uri=OFFLINE, resume=True
+    ) as tracker:
+        sync(run, uri)
+        assert names.Tag.ENDED_BY not in Found(runs).run.data.tags
+        replay = Replay(run, uri)
+        replay.beat(time.time() - 1000)
+        assert reap(uri, "an experiment", 300) == ["x"]
+        assert "silence" in Found(runs).run.data.tags[names.Tag.ENDED_BY]
+        replay.beat(time.time())
+        assert names.Tag.ENDED_BY not in Found(runs).run.data.tags
+        replay.beat(time.time() - 1000)
+        reap(uri, "an experiment", 300)
+    sync(run, uri)
+    found = Found(runs).run
+    assert (found.info.status, found.data.tags.get(names.Tag.ENDED_BY)) == ("FINISHED", None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense://x", "http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://", "offline", "./mlruns"],
+)
+def test_an_address_that_can_never_be_is_a_mistake(runs, address):
+    journal_of(runs / "a")
+    with pytest.raises(AddressError, match="expected http"):
+        sync(runs / "a", address)
 
 
 def test_a_file_that_has_gone_is_named_and_holds_up_nothing(runs):

@@ -10,6 +10,7 @@ from reid.tracking import target
 from reid.tracking.sender import sync
 
 from .lab import (
+    IN_TIME,
     Grumpy,
     Server,
     assert_complete,
@@ -58,7 +59,7 @@ def test_a_server_that_comes_late_refuses_crawls_freezes_and_dies_loses_no_point
     going_on(run, 1)
     server.start()
     (run / "end").touch()
-    assert trainer.wait(120) == 0
+    assert trainer.wait(IN_TIME) == 0
     sync(run, grumpy.uri)
     assert_complete(grumpy.uri, run)
     assert runs_of(grumpy.uri, "endings")["normal"].info.status == "FINISHED"
@@ -81,7 +82,7 @@ def test_a_server_whose_disk_is_full_holds_up_the_end_for_half_a_minute_and_lose
         going_on(run, 2)
         wait_for(lambda: "attempt 1 failed" in (run / "sender.log").read_text(), 120)
         (run / "end").touch()
-        assert trainer.wait(120) == 0
+        assert trainer.wait(IN_TIME) == 0
         with pytest.raises(ConnectionError, match="Nothing is lost"):
             sync(run, grumpy.uri)
         (disk / "ballast").unlink()
@@ -105,7 +106,7 @@ def test_a_database_that_is_killed_below_its_server_loses_nothing_and_doubles_no
             wait_for(lambda: "attempt 1 failed" in (run / "sender.log").read_text(), 120)
             database.start()
             (run / "end").touch()
-            assert trainer.wait(120) == 0
+            assert trainer.wait(IN_TIME) == 0
             sync(run, server.uri)
             assert_complete(server.uri, run)
             known = target.load(run, server.uri)

@@ -12,11 +12,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
+from reid.report.report import write as write_report
+from reid.report.subject import Subject
 from reid.tracking import names
 from reid.tracking.family import begin, gather
+from reid.tracking.runs import attach, summary
 from reid.tracking.sender import sync
 from reid.tracking.tracker import OFFLINE, Tracker
 from reid.tracking.view import METRICS
@@ -27,7 +29,7 @@ from .lab import Server, runs_of
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 EXPERIMENT = "synthetic"
-HEADLINE = "Scores of a report that was opened"
+MADE_UP = "A test made up these numbers; no network was trained."
 PAGE_MS = 60_000
 QUIET = (
     "--disable-gpu",
@@ -47,23 +49,30 @@ BASELINE, ATTACKED, FULL = "baseline", "asam", "full"
 
 
 def tell(folder: Path, variant: Variant, seed: int, best: float, above: Path | None = None) -> Path:
-    """A run that trained nothing: forty steps of a curve, an evaluation every ten, a picture and a report."""
+    """A run that trained nothing: forty steps of a curve, an evaluation every ten, and what a report makes of them."""
     with Tracker.open(
         folder, experiment=EXPERIMENT, run_name=folder.name, tracking_uri=OFFLINE, parent=above
     ) as tracker:
         weight = 0.1 if variant.attacker else 0.0
         tracker.params({names.Param.VARIANT: variant, names.Param.SEED: seed, names.Param.LAMBDA1: weight})
-        tracker.tags({names.Tag.SYNTHETIC: "true"})
+        tracker.tags({names.Tag.SYNTHETIC: True})
         for step in range(0, 41, 2):
             loss = 6 * math.exp(-step / (20 * best)) + 0.2
-            tracker.metrics(step, {names.Metric.LOSS: loss, names.Metric.CLIPS_PER_SECOND: 40 + seed})
+            rate, speed = 0.12 * 0.9**step, 40 + seed
+            tracker.metrics(
+                step,
+                {
+                    names.Metric.LOSS: loss,
+                    names.Metric.LEARNING_RATE: rate,
+                    names.Metric.CLIPS_PER_SECOND: speed,
+                },
+            )
         for step in range(10, 41, 10):
             tracker.metrics(step, scores(best * (1 - math.exp(-step / 15))))
-        picture, report = folder / "retrieval.png", folder / "report.html"
-        Image.new("RGB", (160, 90), "seagreen").save(picture)
-        report.write_text(f"<!doctype html><title>Report</title><h1>{HEADLINE}</h1>")
-        tracker.artifact(picture, names.Folder.PICTURES)
-        tracker.artifact(report, names.Folder.REPORT)
+    told = Subject(folder.name, summary(folder), unscored=MADE_UP, unseen=MADE_UP)
+    page = write_report([told], folder / "report")
+    picture = folder / "report" / "pictures" / "training.png"
+    attach(folder, {page: names.Folder.REPORT, picture: names.Folder.PICTURES}, {})
     return folder
 
 
@@ -81,7 +90,7 @@ def pages(empty_database, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("pages")
     shutil.copy(empty_database, folder / "mlflow.db")
     above = folder / FULL
-    begin(above, experiment=EXPERIMENT, run_name=FULL)
+    begin(above, experiment=EXPERIMENT, run_name=FULL, tags={names.Tag.ROW: FULL})
     seeds = [
         tell(folder / f"{FULL}-{seed}", Variant.FULL, seed, best, above)
         for seed, best in enumerate((0.59, 0.63))
@@ -188,10 +197,13 @@ def test_a_picture_and_a_report_of_a_run_open(pages, page, screenshots):
     experiment, runs = ids(pages)
     artifacts = f"{pages.uri}/#/experiments/{experiment}/runs/{runs[BASELINE]}/artifacts"
     page.goto(f"{artifacts}/{names.Folder.REPORT}/report.html")
-    expect(page.frame_locator("iframe").get_by_role("heading")).to_have_text(HEADLINE, timeout=PAGE_MS)
+    shown = page.frame_locator("iframe")
+    expect(shown.get_by_role("heading", name=f"Report on {BASELINE}")).to_be_visible(timeout=PAGE_MS)
+    expect(shown.get_by_text("Synthetic data.")).to_be_visible()
+    expect(shown.locator("img").first).to_be_attached()
     page.screenshot(path=screenshots / "report.png")
     page.goto("about:blank")
-    page.goto(f"{artifacts}/{names.Folder.PICTURES}/retrieval.png")
-    is_shown(page, "pictures/retrieval.png")
+    page.goto(f"{artifacts}/{names.Folder.PICTURES}/training.png")
+    is_shown(page, "pictures/training.png")
     expect(page.locator("img[src^='blob:']").first).to_be_visible(timeout=PAGE_MS)
     page.screenshot(path=screenshots / "picture.png")

@@ -1,6 +1,7 @@
 """reid/tracking/runs.py: runs as their journals tell them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,8 +9,9 @@ import time
 import pytest
 
 from reid.tracking import family, names
-from reid.tracking.journal import FILE_NAME, Kind, read
+from reid.tracking.journal import FILE_NAME, DamagedJournalError, Kind, Record, encode, read
 from reid.tracking.runs import (
+    EMPTY,
     HEARTBEAT_NAME,
     RUNNING,
     attach,
@@ -18,6 +20,7 @@ from reid.tracking.runs import (
     find_all,
     reap,
     series,
+    settings,
     stage_ends,
     summary,
 )
@@ -78,6 +81,75 @@ def test_runs_are_found_below_a_folder_by_name(tmp_path):
         find_all([tmp_path / "b", tmp_path / "gone"])
 
 
+def test_a_run_that_is_named_twice_or_was_copied_is_found_once(tmp_path, caplog):
+    opened(tmp_path / "b").finish(Status.FINISHED)
+    shutil.copytree(tmp_path / "b", tmp_path / "a-copy")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    run = tmp_path / "b"
+    assert find_all([run, tmp_path / "link", run, tmp_path / "a-copy" / ".." / "b"]) == [run]
+    assert find_all([run, tmp_path]) == [run]
+    left_out = f"{tmp_path / 'a-copy'}: a copy of {run}, left out"
+    assert caplog.messages == [left_out]
+    assert find_all([tmp_path]) == [tmp_path / "a-copy"]
+    attach(run, {}, {names.Tag.HOST: "it went on"})
+    assert find_all([tmp_path]) == [run]
+    assert caplog.messages[-1] == left_out
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / FILE_NAME).touch()
+    assert find_all([run, tmp_path / "empty"]) == [run, tmp_path / "empty"]
+
+
+def test_a_run_that_was_killed_before_its_first_record_is_empty(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b'{"sequence":0,"ti')
+    os.utime(tmp_path / FILE_NAME, (1000.0, 1000.0))
+    found = summary(tmp_path)
+    assert (found.status, found.name, found.started, found.updated) == (EMPTY, tmp_path.name, 1000.0, 1000.0)
+
+
+def test_a_run_lasted_as_long_as_its_lives_without_pauses_and_what_came_after(tmp_path):
+    """Two lives of 10 and 20 seconds; the second one died, and was found dead an hour later."""
+    ends = [{"status": "SCHEDULED"}, {"status": "KILLED", names.Tag.ENDED_BY: "a test"}]
+    told = [
+        (100, Kind.RUN, {"uid": "u", "experiment": "e", "name": "n", "parent_uid": None}),
+        (101, Kind.START, {}),
+        (111, Kind.FINISH, ends[0]),
+        (500, Kind.START, {}),
+        (520, Kind.TAGS, {"a": "b"}),
+        (4000, Kind.FINISH, ends[1]),
+        (9000, Kind.TAGS, {"a": "c"}),
+    ]
+    records = [Record(i, time, kind, None, data) for i, (time, kind, data) in enumerate(told)]
+    (tmp_path / FILE_NAME).write_bytes(b"".join(map(encode, records)))
+    found = summary(tmp_path)
+    assert (found.seconds, found.num_starts, found.tags["ended_by"]) == (30.0, 2, "a test")
+
+
+def test_who_ended_a_run_is_forgotten_when_it_goes_on(tmp_path):
+    run = died(tmp_path / "a")
+    bury(run, "a test")
+    assert summary(run).tags[names.Tag.ENDED_BY] == "a test"
+    opened(run, resume=True).finish(Status.FINISHED)
+    found = summary(run)
+    assert (found.status, found.tags.get(names.Tag.ENDED_BY)) == ("FINISHED", None)
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"- 1\n", b"\xff\xfe"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / names.CONFIGURATION).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / names.CONFIGURATION}: damaged, .*") as caught:
+        settings(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_that_is_missing_is_damage(tmp_path):
+    opened(tmp_path / "a").finish(Status.FINISHED)
+    path = tmp_path / "a" / FILE_NAME
+    first, _, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, *rest]))
+    with pytest.raises(DamagedJournalError, match="record 1 expected"):
+        summary(tmp_path / "a")
+
+
 def test_a_folder_without_a_journal_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no run here"):
         summary(tmp_path)
@@ -94,6 +166,9 @@ def test_pictures_are_added_to_a_run_that_has_ended_without_starting_it_again(tm
     assert [r.data for r in read(tmp_path / "a") if r.kind is Kind.ARTIFACT] == [
         {"path": "pictures/cmc.png", "folder": "pictures"}
     ]
+    before = len(list(read(tmp_path / "a")))
+    attach(tmp_path / "a", {picture: names.Folder.PICTURES}, {})
+    assert len(list(read(tmp_path / "a"))) == before + 1
     with pytest.raises(ValueError, match="subpath"):
         attach(tmp_path / "a", {tmp_path / "other.png": names.Folder.PICTURES}, {})
 

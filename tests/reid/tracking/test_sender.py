@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from reid.tracking.runs import summary
 from reid.tracking.sender import GRACE_SECONDS, SenderInUseError, Watch, follow, sync
 from reid.tracking.tracker import OFFLINE, Tracker
 
-from .lab import assert_complete, runs_of, start_trainer, wait_for
+from .lab import IN_TIME, assert_complete, runs_of, start_trainer, wait_for
 
 
 def senders(folder: Path) -> list[psutil.Process]:
@@ -38,6 +39,7 @@ def test_every_ending_is_told_truthfully(server, tmp_path):
     expected = {"normal": "FINISHED", "exception": "FAILED", **dict.fromkeys([*signals, "all"], "KILLED")}
     trainers = {ending: start_trainer(runs / ending, ending, server.uri) for ending in expected}
     wait_for(lambda: all((runs / ending / target.FILE_NAME).exists() for ending in expected), 120)
+    ended = time.monotonic()
     for ending in expected:
         (runs / ending / "end").touch()
     for ending, number in signals.items():
@@ -47,7 +49,8 @@ def test_every_ending_is_told_truthfully(server, tmp_path):
     def statuses():
         return {name: run.info.status for name, run in runs_of(server.uri, "endings").items()}
 
-    wait_for(lambda: "RUNNING" not in statuses().values(), 120)
+    wait_for(lambda: "RUNNING" not in statuses().values(), IN_TIME)
+    assert time.monotonic() - ended < IN_TIME
     assert statuses() == expected
     for ending, trainer in trainers.items():
         trainer.wait(120)
@@ -62,7 +65,7 @@ def test_the_end_waits_no_longer_than_it_was_told_for_a_sender_that_hangs(tmp_pa
     (sender,) = senders(run)
     sender.suspend()
     try:
-        assert trainer.wait(120) == 0
+        assert trainer.wait(IN_TIME) == 0  # it was told 4 s
         assert sender.status() == psutil.STATUS_STOPPED
     finally:
         sender.kill()
@@ -98,6 +101,17 @@ def test_a_sender_of_a_run_that_was_sent_whole_leaves_it_as_it_is(runs):
     follow(runs / "a", uri, Watch(2**22 + 1))  # a process that does not exist
     assert summary(runs / "a").status == "FINISHED"
     assert runs_of(uri, "e")["r"].info.status == "FINISHED"
+
+
+def test_the_journal_lies_on_the_disk_before_anybody_is_told_of_it(tmp_path, monkeypatch):
+    """Asked of a server that takes nothing: what was synced by then would have been synced before it was sent."""
+    with Tracker.open(tmp_path / "a", experiment="e", run_name="r", tracking_uri=OFFLINE) as tracker:
+        tracker.metrics(0, {"train/loss": 1.0})
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    with pytest.raises(ConnectionError):
+        sync(tmp_path / "a", "http://127.0.0.1:9")
+    assert (tmp_path / "a" / "journal.jsonl").stat().st_ino in synced
 
 
 def test_a_watch_does_not_believe_in_the_dead():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reid.tracking.target import FILE_NAME, Target, load, redacted, save
+from reid.tracking.target import FILE_NAME, Target, load, redacted, save, servers
 
 FIRST, SECOND = "http://ann:pass@one:5000", "http://two:5000"
 
@@ -17,6 +17,15 @@ def test_a_run_is_remembered_by_server_and_forgotten_alone(tmp_path):
     assert load(tmp_path, FIRST) is None
     assert load(tmp_path, SECOND) == Target("7", "def", 20, has_parent=True)
     assert "pass" not in (tmp_path / FILE_NAME).read_text()
+
+
+def test_what_a_power_loss_spoilt_is_forgotten(tmp_path, caplog):
+    save(tmp_path, FIRST, Target("1", "abc", 10))
+    (tmp_path / FILE_NAME).write_bytes(b"")
+    assert load(tmp_path, FIRST) is None
+    assert "not readable" in caplog.text
+    save(tmp_path, FIRST, Target("1", "abc", 20))
+    assert servers(tmp_path) == {"http://one:5000": Target("1", "abc", 20)}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
-from reid.tracking import names
+from reid.tracking import family, names
 from reid.tracking.journal import Kind, header, read
-from reid.tracking.tracker import OFFLINE, SilentTracker, Status, Tracker, tracking_uri_of
+from reid.tracking.runs import summary
+from reid.tracking.target import Target, save
+from reid.tracking.tracker import OFFLINE, SilentTracker, Status, Tracker, destination_of, tracking_uri_of
 
 
 def offline(run_folder, **options):
@@ -111,7 +113,20 @@ def test_a_parameter_that_changes_on_resume_becomes_a_tag(tmp_path):
     with offline(tmp_path, resume=True) as tracker:
         tracker.params({names.Param.WORLD_SIZE: 4, names.Param.SEED: 1})
     assert [record.data for record in records_of(tmp_path, Kind.PARAMS)] == [{"world_size": "2", "seed": "1"}]
-    assert any(record.data.get("changed.world_size") == "4" for record in records_of(tmp_path, Kind.TAGS))
+    assert summary(tmp_path).tags["changed.world_size"] == "4"
+    with offline(tmp_path, resume=True) as tracker:
+        tracker.params({names.Param.WORLD_SIZE: 2, names.Param.SEED: 1})
+    assert "changed.world_size" not in summary(tmp_path).tags
+
+
+def test_the_stage_that_a_run_has_reached_is_a_tag(tmp_path):
+    with offline(tmp_path) as tracker:
+        for step, stage in ((10, 1), (20, 1), (30, 2)):
+            tracker.metrics(step, {names.Metric.STAGE: stage})
+    told = [
+        record.data[names.Tag.STAGE] for record in records_of(tmp_path, Kind.TAGS) if "stage" in record.data
+    ]
+    assert told == ["1", "2"]
 
 
 def test_a_folder_with_a_run_is_not_overwritten_by_accident(tmp_path):
@@ -163,6 +178,32 @@ def test_where_a_run_is_sent(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri_of(tmp_path / "runs" / "a") == "http://server:5000"
     assert tracking_uri_of(tmp_path / "runs" / "a", "sqlite:////other.db") == "sqlite:////other.db"
+
+
+def test_a_run_is_sent_later_to_where_it_was_started_for_and_no_secret_is_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run, default = tmp_path / "runs" / "a", f"sqlite:///{tmp_path}/runs/mlflow.db"
+    tracker = offline(run)
+    tracker.finish(Status.SCHEDULED)
+    assert destination_of(run) == default
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@127.0.0.1:9/there")
+    options = {"experiment": "test", "run_name": "a run", "resume": True}
+    Tracker.open(run, **options).finish(Status.SCHEDULED, wait_seconds=0)
+    assert destination_of(run) == "http://me:canary@127.0.0.1:9/there"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert destination_of(run) == "http://127.0.0.1:9/there"
+    assert destination_of(run, "sqlite:////other.db") == "sqlite:////other.db"
+    assert b"canary" not in (run / "journal.jsonl").read_bytes()
+    offline(run, resume=True).finish(Status.FINISHED)
+    assert destination_of(run) == default
+
+
+def test_a_parent_is_sent_later_to_the_server_that_its_children_brought_it_to(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    family.begin(tmp_path / "full", experiment="e", run_name="full")
+    assert destination_of(tmp_path / "full") == f"sqlite:///{tmp_path}/mlflow.db"
+    save(tmp_path / "full", "http://server:5000", Target("1", "abc"))
+    assert destination_of(tmp_path / "full") == "http://server:5000"
 
 
 def test_a_silent_tracker_has_every_method_and_writes_nothing(tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +18,14 @@ from reid.tracking import names, target
 from reid.tracking.journal import FILE_NAME
 from reid.types import Direction
 
-from .lab import Server, wait_for
+from .lab import IN_TIME, Server, wait_for
 
 CANARIES = {
     "MLFLOW_TRACKING_PASSWORD": "canary-1",
     "HF_TOKEN": "canary-2",
     "AWS_SECRET_ACCESS_KEY": "canary-3",
 }
-IN_ADDRESS = "canary-4"
+IN_ADDRESS = {"user": "canary-4", "password": "canary-5"}
 SLURM = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NODELIST": "n[01-02]", "SLURM_RESTART_COUNT": "1"}
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def trained(tiny, empty_database, tmp_path_factory):
     (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
     server = Server(folder)
     server.start()
-    uri = server.uri.replace("//", f"//ann:{IN_ADDRESS}@")
+    uri = server.uri.replace("//", "//{user}:{password}@".format(**IN_ADDRESS))
     config = tiny(
         schedule={"epoch_iterations": 40}, engine={"checkpoint_every_steps": 20, "log_every_steps": 10}
     )
@@ -77,13 +78,15 @@ def trained(tiny, empty_database, tmp_path_factory):
             first = subprocess.Popen([*command, "--resume"], env=environment, stdout=told, stderr=told)
             wait_for((run / "checkpoints" / "step-00000020").exists, 240)
             first.send_signal(signal.SIGKILL)
+            killed = time.monotonic()
             first.wait()
             wait_for((run / target.FILE_NAME).exists, 120)  # the sender goes on, or begins only now
             client = MlflowClient(server.uri)
             run_id = json.loads((run / target.FILE_NAME).read_text())[server.uri]["run_id"]
-            wait_for(lambda: client.get_run(run_id).info.status == "KILLED", 120)
+            wait_for(lambda: client.get_run(run_id).info.status == "KILLED", IN_TIME)
+            assert time.monotonic() - killed < IN_TIME
             subprocess.run([*command, "--resume"], env=environment, stdout=told, stderr=told, check=True)
-        wait_for(lambda: client.get_run(run_id).info.status == "FINISHED", 120)
+        wait_for(lambda: client.get_run(run_id).info.status == "FINISHED", IN_TIME)
         yield Trained(run, client, client.get_run(run_id), folder, (folder / "told").read_text())
     finally:
         server.stop()
@@ -95,6 +98,8 @@ def test_it_is_one_run_below_its_parent_and_no_point_is_doubled(trained):
     assert set(by_name) == {"seeds", "seed-0"}
     assert trained.run.data.tags["mlflow.parentRunId"] == by_name["seeds"].info.run_id
     assert trained.run.data.tags[names.Tag.RESTARTS] == "1"
+    assert trained.run.data.tags[names.Tag.STAGE] == "2"
+    assert names.Tag.ENDED_BY not in trained.run.data.tags  # it was killed, but that was not its end
     history = trained.client.get_metric_history(trained.run.info.run_id, names.Metric.LOSS)
     assert [point.step for point in history] == list(range(10, 81, 10))
     assert trained.run.data.metrics[names.Metric.RESUME_MISMATCH] == 0
@@ -133,7 +138,8 @@ def test_it_holds_its_configuration_its_environment_and_its_pictures(trained):
     assert trained.artifacts("config") == expected
     assert trained.text_of("config/config.yaml") == (trained.folder / "config.yaml").read_text()
     assert "torch==" in trained.text_of("config/environment.txt")
-    assert len(trained.artifacts("pictures")) >= 4
+    kinds = {Path(path).stem.removesuffix("_to_visible") for path in trained.artifacts("pictures")}
+    assert {"retrieval_infrared", "failures_infrared", "cmc", "embeddings", "attention", "training"} <= kinds
 
 
 def test_its_data_sets_have_digests_and_its_checkpoints_scores(trained):
@@ -154,6 +160,6 @@ def test_no_secret_reaches_a_file_of_the_run_its_log_or_the_server(trained):
     assert trained.folder / FILE_NAME in files
     assert trained.server / "mlflow.db" in files
     assert any("artifacts" in path.parts for path in files)
-    secrets = [secret.encode() for secret in (*CANARIES.values(), IN_ADDRESS)]
+    secrets = [secret.encode() for secret in (*CANARIES.values(), *IN_ADDRESS.values())]
     told = [path for path in files if any(secret in path.read_bytes() for secret in secrets)]
     assert told == []
