@@ -1,7 +1,7 @@
 """reid evaluate: the scores of a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,9 +32,9 @@ class EvaluateArguments:
     embedding: Embedding | None = None
     """What is compared, if not what the run compared."""
     all_clips: bool = False
-    """Compare the mean of all clips of a tracklet instead of one."""
+    """Compare the mean of all clips of a tracklet instead of one; what is not said is as in the run."""
     rerank: bool = False
-    """Order answers by k-reciprocal re-ranking instead of by cosine."""
+    """Order answers by k-reciprocal re-ranking instead of by cosine; what is not said is as in the run."""
     corruptions: bool = False
     """Score eight corruptions of the queries, each in five severities, beside the clean queries."""
     attack: bool = False
@@ -69,12 +69,14 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.track is not None and chosen.track.exists():
         raise ValueError(f"--track {chosen.track}: is there already; name a folder for a new run")
     path, config, snapshot = read_checkpoint(chosen.checkpoint)
+    usual = replace(chosen, all_clips=config.evaluation.all_clips, rerank=config.evaluation.rerank)
+    chosen = parse(EvaluateArguments, arguments, "evaluate", usual)
     changes: dict[str, dict[str, Any]] = {
         "data": {"root": chosen.root, "cache": chosen.cache, "num_workers": chosen.num_workers},
         "evaluation": {
             "embedding": chosen.embedding,
-            "all_clips": chosen.all_clips or None,
-            "rerank": chosen.rerank or None,
+            "all_clips": chosen.all_clips,
+            "rerank": chosen.rerank,
         },
         "engine": {"device": chosen.device},
     }

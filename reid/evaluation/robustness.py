@@ -87,7 +87,7 @@ def require_plain(protocol: Protocol) -> None:
     if refused := [f"evaluation.{name}" for name, is_on in options.items() if is_on]:
         raise ValueError(
             f"{' and '.join(refused)}: disturbed queries are searched clip by clip, by cosine; corruptions and attacks "
-            "are for one clip a tracklet without re-ranking"
+            "are for one clip a tracklet without re-ranking (--no-all-clips --no-rerank)"
         )
 
 

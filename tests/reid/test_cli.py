@@ -272,6 +272,20 @@ def test_a_checkpoint_is_scored_as_json_or_as_a_table(finished, packed, capsys):
     assert "k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3)" in protocol
 
 
+def test_a_run_that_compares_all_clips_can_be_scored_by_one(tiny_file, capsys):
+    folder = tiny_file.parent / "all-clips"
+    options = ["--run", str(folder), "--schedule.epoch-iterations", "1", "--evaluation.all-clips"]
+    assert main(["train", "--config", str(tiny_file), *options]) == 0
+    protocols = []
+    for words in ((), ("--no-all-clips",)):
+        capsys.readouterr()
+        assert main(["evaluate", "--checkpoint", str(folder), "--json", *words]) == 0
+        protocols.append("the mean of all clips" in json.loads(capsys.readouterr().out)["protocol"])
+    assert protocols == [True, False]
+    assert main(["evaluate", "--checkpoint", str(folder), "--corruptions"]) == 2
+    assert "--no-all-clips" in capsys.readouterr().err
+
+
 def test_accuracy_under_attack_stands_beside_clean_accuracy_and_is_never_taken_for_it(finished, capsys):
     before = (finished / "journal.jsonl").read_bytes()
     assert main(["evaluate", "--checkpoint", str(finished), "--json"]) == 0
