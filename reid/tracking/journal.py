@@ -236,21 +236,27 @@ class Journal:
         self.close()
 
     def introduce(
-        self, *, experiment: str, name: str, parent: Path | None, tags: Mapping[str, str] | None = None
+        self,
+        *,
+        experiment: str,
+        name: str,
+        parent: Path | None,
+        tags: Mapping[str, str] | None = None,
+        uid: str | None = None,
     ) -> dict[str, Any]:
         """Say who this run is: the first record, written once, which is returned. `parent` is the folder of the run above it,
-        whose `tags` it has besides its own.
+        whose `tags` it has besides its own. `uid` is that of a run whose journal was lost.
 
         Raises ValueError if the parent holds no run, or one of another experiment.
         """
-        uid, above = uuid.uuid4().hex, header(parent) if parent else None
+        above = header(parent) if parent else None
         if above is not None and above["experiment"] != experiment:
             raise ValueError(
                 f"{parent}: this run is of the experiment {above['experiment']!r}, and cannot hold one of {experiment!r}. "
                 "Give both the same experiment, or choose another parent"
             )
         data = {
-            "uid": uid,
+            "uid": uid or uuid.uuid4().hex,
             "experiment": experiment,
             "name": name,
             "parent_uid": above["uid"] if above else None,

@@ -86,11 +86,13 @@ class Tracker:
         tracking_uri: str | None = None,
         resume: bool = False,
         parent: Path | None = None,
+        uid: str | None = None,
     ) -> Self:
         """Begin or continue the run of a folder, and start its sender.
 
         `tracking_uri` "offline" starts none: the journal is enough, and can be sent later. `parent` is the folder of the
-        run that this one is a child of. Raises ValueError if the folder holds a run and `resume` is False.
+        run that this one is a child of. `uid` is that of the run that is continued: without its journal, it is the same run in
+        MLflow nevertheless. Raises ValueError if the folder holds a run and `resume` is False.
         """
         run_folder = run_folder.resolve()
         journal = Journal.open(run_folder)
@@ -102,7 +104,7 @@ class Tracker:
             )
         if journal.run is None:
             try:
-                journal.introduce(experiment=experiment, name=run_name, parent=parent)
+                journal.introduce(experiment=experiment, name=run_name, parent=parent, uid=uid)
             except ValueError:
                 journal.close()
                 raise
@@ -116,6 +118,12 @@ class Tracker:
         tracker.tags({names.Tag.RUN_FOLDER: run_folder, names.Tag.RESTARTS: restarts, **inherited})
         tracker.sync()
         return tracker
+
+    @property
+    def uid(self) -> str:
+        """Who this run is, for ever."""
+        assert self._journal.run is not None
+        return str(self._journal.run["uid"])
 
     def __enter__(self) -> Self:
         return self
@@ -247,6 +255,10 @@ class SilentTracker(Tracker):
 
     def __init__(self) -> None:
         pass
+
+    @property
+    def uid(self) -> str:
+        return ""
 
     def params(self, params: Mapping[str, object]) -> None:
         pass

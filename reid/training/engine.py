@@ -306,6 +306,7 @@ class Engine:
             "quarantine": self.quarantine.state(),
             "evaluation_is_due": self._evaluation_is_due,
             "scores": found,
+            "run": self.tracker.uid,
             "processes": processes,
         }
         average = {} if self.average is None else self.average.network.state_dict()

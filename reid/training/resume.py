@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reid import config as configuration
 from reid.config import Config, ConfigError
@@ -31,12 +31,13 @@ FREE_TO_CHANGE = (  # where and how often, never what
 
 class Start(NamedTuple):
     """The configuration of the run, with the one checkpoint that its `init` stands for; the checkpoint to continue from,
-    None at the beginning; and what differs from the run so far, a line each.
+    None at the beginning; what differs from the run so far, a line each; and the `uid` of the run, if it is known.
     """
 
     config: Config
     checkpoint: Path | None
     changes: tuple[str, ...] = ()
+    uid: str | None = None
 
 
 def start_of(config: Config, folder: Path, digest: str, *, resume: bool, accept_changes: bool) -> Start:
@@ -53,6 +54,7 @@ def start_of(config: Config, folder: Path, digest: str, *, resume: bool, accept_
             "or name another folder with --run"
         )
     if found is None:
+        state: dict[str, Any] = {}
         step, former, data_set = 0, configuration.from_yaml(begun), _data_set_of(folder) or digest
     else:
         state = json.loads((found / checkpoint.STATE).read_text())
@@ -74,7 +76,7 @@ def start_of(config: Config, folder: Path, digest: str, *, resume: bool, accept_
         )
     if step > config.num_steps:
         raise ConfigError(f"{found}: is past the {config.num_steps} steps that the schedule has now")
-    return Start(config, found, tuple(changes))
+    return Start(config, found, tuple(changes), state.get("run"))  # an older checkpoint does not say
 
 
 def _pinned(config: Config, former: Path | None) -> Config:

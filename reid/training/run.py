@@ -90,7 +90,7 @@ def _train(
         (folder / MARKER).unlink(missing_ok=True)
         checkpoint.set_aside(folder / "checkpoints", start.checkpoint)
     with (
-        runtime.leader(lambda: _tracker(config, folder, resume=resume), SilentTracker) as tracker,
+        runtime.leader(lambda: _tracker(start, folder, resume=resume), SilentTracker) as tracker,
         _stopping(tracker),
     ):
         runtime.doing("beginning", 0)
@@ -230,7 +230,8 @@ def _runtime(config: Config) -> Runtime:
     )
 
 
-def _tracker(config: Config, folder: Path, *, resume: bool) -> Tracker:
+def _tracker(start: Start, folder: Path, *, resume: bool) -> Tracker:
+    config = start.config
     experiment, parent = config.tracking.experiment, config.tracking.parent
     if parent is not None:
         family.begin(parent, experiment=experiment, run_name=parent.resolve().name)
@@ -241,6 +242,7 @@ def _tracker(config: Config, folder: Path, *, resume: bool) -> Tracker:
         tracking_uri=config.tracking.uri,
         resume=resume,
         parent=parent,
+        uid=start.uid,
     )
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from reid import config as configuration
 from reid.config import ConfigError
-from reid.tracking.journal import FILE_NAME, Kind, encode, read
+from reid.tracking.journal import FILE_NAME, Kind, encode, header, read
 from reid.training import checkpoint
 from reid.training.checkpoint import Snapshot
 from reid.training.run import evaluate, read_checkpoint
@@ -60,6 +60,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny, alone, run
     # Means of an interval that began before the stop are among them, and the scores of the checkpoint are told again.
     scores = runs.snapshot(alone(), step).state["scores"]
     assert runs.points(folder) == expected | {(step, name): score for name, score in scores.items()}
+
+
+def test_a_run_that_lost_its_journal_is_the_same_run(tiny, alone, runs, tmp_path):
+    folder = stopped_at(alone(), tmp_path / "lost", 7)
+    runs.train(tiny(), folder, resume=True)
+    assert header(folder)["uid"] == header(alone())["uid"]
+    runs.train(tiny(schedule={"stage1_epochs": 0}), tmp_path / "new")
+    assert header(tmp_path / "new")["uid"] != header(alone())["uid"]
 
 
 def test_what_is_repeated_after_a_kill_agrees_with_the_journal(tiny, alone, runs, tmp_path, caplog):
