@@ -12,7 +12,8 @@ refuse() {
     exit 2
 }
 
-# Sets checkout, inside (the words before a command of ours), and container (the options srun needs for it).
+# Sets checkout, cores (of each node), srun (it, with what every step needs), and
+# inside (the words before a command of ours).
 prepare() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is a batch script: submit it with sbatch"
     checkout=${REID_HOME:-$SLURM_SUBMIT_DIR}
@@ -21,7 +22,11 @@ prepare() {
         # shellcheck source=/dev/null
         source slurm/site.sh
     fi
-    inside=() container=()
+    # A step has a single core unless it asks for more, and may ask in one way only.
+    cores=$SLURM_CPUS_ON_NODE
+    unset SLURM_CPUS_PER_GPU
+    srun=(srun --cpus-per-task="$cores")
+    inside=()
     local mounts=${REID_MOUNTS:-$checkout}
     case ${REID_ENVIRONMENT:-bare} in
     bare)
@@ -32,7 +37,7 @@ prepare() {
         ;;
     pyxis)
         [[ -n ${REID_IMAGE:-} ]] || refuse "REID_ENVIRONMENT=pyxis needs REID_IMAGE"
-        container=(--container-image="$REID_IMAGE" --container-workdir="$checkout" --no-container-mount-home
+        srun+=(--container-image="$REID_IMAGE" --container-workdir="$checkout" --no-container-mount-home
             --container-mounts="$(sed -E 's#([^,]+)#\1:\1#g' <<<"$mounts")")
         ;;
     apptainer)
@@ -45,7 +50,7 @@ prepare() {
     say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
 }
 
-step() { srun --nodes=1 --ntasks=1 "${container[@]}" -- "${inside[@]}" "$@"; }
+step() { "${srun[@]}" --nodes=1 --ntasks=1 -- "${inside[@]}" "$@"; }
 
 # Usage: option NAME ARG...; prints the value that `--NAME VALUE` or `--NAME=VALUE` has among ARG..., if any.
 option() {
@@ -68,7 +73,7 @@ launch() {
     # Its own port for every job and restart, below those that the kernel hands out.
     port=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 10000))
     processes=$((SLURM_JOB_NUM_NODES * per_node))
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((${SLURM_CPUS_PER_TASK:-1} / per_node > 0 ? ${SLURM_CPUS_PER_TASK:-1} / per_node : 1))}
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > per_node ? cores / per_node : 1))}
     # A launcher gives its processes this long to publish a checkpoint, Slurm permitting.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
     local launcher=(--num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes"
@@ -76,7 +81,7 @@ launch() {
         --mixed_precision no --dynamo_backend no)
     ((processes == 1)) || launcher+=(--multi_gpu)
     say "$processes processes on $SLURM_JOB_NUM_NODES nodes, led by $address:$port"
-    srun --kill-on-bad-exit=1 "${container[@]}" -- "${inside[@]}" slurm/node.sh "${launcher[@]}" -m reid train "$@" &
+    "${srun[@]}" --kill-on-bad-exit=1 -- "${inside[@]}" slurm/node.sh "${launcher[@]}" -m reid train "$@" &
 }
 
 newest_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1; }
