@@ -12,7 +12,7 @@ refuse() {
     exit 2
 }
 
-# Sets checkout, cores (of each node), srun (it, with what every step needs), and
+# Sets checkout, job (its name for scancel and scontrol), cores (of each node), srun (it, with what every step needs), and
 # inside (the words before a command of ours).
 prepare() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is a batch script: submit it with sbatch"
@@ -22,6 +22,9 @@ prepare() {
         # shellcheck source=/dev/null
         source slurm/site.sh
     fi
+    # The plain number of an array's last task is that of the whole array.
+    job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    job=${job:-$SLURM_JOB_ID}
     # A step has a single core unless it asks for more, and may ask in one way only.
     cores=$SLURM_CPUS_ON_NODE
     unset SLURM_CPUS_PER_GPU
@@ -47,22 +50,23 @@ prepare() {
     *) refuse "REID_ENVIRONMENT: expected bare, pyxis or apptainer, found '$REID_ENVIRONMENT'" ;;
     esac
     export PYTHONUNBUFFERED=1
-    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
+    say "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
 }
 
 step() { "${srun[@]}" --nodes=1 --ntasks=1 -- "${inside[@]}" "$@"; }
 
-# Usage: option NAME ARG...; prints the value that `--NAME VALUE` or `--NAME=VALUE` has among ARG..., if any.
+# Usage: option NAME ARG...; prints the value that the last `--NAME VALUE` or `--NAME=VALUE` among ARG... has, if any.
 option() {
-    local name=$1
+    local name=$1 value=
     shift
     while (($#)); do
         case $1 in
-        --"$name") printf '%s' "${2:-}" ;;
-        --"$name"=*) printf '%s' "${1#*=}" ;;
+        --"$name") value=${2:-} ;;
+        --"$name"=*) value=${1#*=} ;;
         esac
         shift
     done
+    printf '%s' "$value"
 }
 
 # The first node leads. Every node runs one launcher, which starts a process for each GPU.
@@ -88,44 +92,57 @@ newest_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/nu
 
 # Usage: train ARG... of `reid train`; --resume is added. Ends the script.
 train() {
-    local run status=0 before after state
-    run=$(option run "$@")
-    [[ -n $run ]] || refuse "name the run's folder with --run, on a disk that all nodes see"
-    before=$(newest_checkpoint "$run")
+    local folder status=0 before after state
+    folder=$(option run "$@")
+    [[ -n $folder ]] || refuse "name the run's folder with --run, on a disk that all nodes see"
+    rm -f -- "$folder/requeue" # what an earlier job asked for
+    before=$(newest_checkpoint "$folder")
     # The batch script alone is told of the time limit and of `scancel --batch --signal=USR1`; it tells the processes.
-    trap 'say "USR1: stopping at the next step"; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+    trap 'say "USR1: stopping at the next step"; scancel --signal=USR1 "$job"' USR1
     trap 'say "TERM: Slurm has told the processes itself"' TERM
     launch "$@" --resume
-    local job=$!
-    while kill -0 "$job" 2>/dev/null; do # a signal ends `wait` early
-        wait "$job" && status=0 || status=$?
+    local launched=$!
+    while kill -0 "$launched" 2>/dev/null; do # a signal ends `wait` early
+        wait "$launched" && status=0 || status=$?
     done
-    after=$(newest_checkpoint "$run")
+    after=$(newest_checkpoint "$folder")
     state=$(job_state)
     if ((status == 0)); then
         say "done"
-    elif [[ $state != RUNNING ]]; then # cancelled, or taken back by Slurm, which then starts it again itself
+    elif [[ $state != RUNNING && $state != unknown ]]; then # cancelled, or taken back by Slurm, which then starts it again
         say "Slurm is ending the job ($state)"
-    elif [[ -e $run/requeue ]]; then
-        again "stopped by $(<"$run/requeue")"
+    elif [[ -e $folder/requeue ]]; then
+        again "$folder" "stopped by $(<"$folder/requeue")"
     elif [[ -n $after && $after != "$before" ]]; then
-        again "failed (exit code $status), but got as far as $(basename "$after")"
+        again "$folder" "failed (exit code $status), but got as far as $(basename "$after")"
     else
         say "failed (exit code $status) without a new checkpoint: not again"
     fi
     exit "$status"
 }
 
-job_state() { squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null; }
+job_state() {
+    local state
+    state=$(squeue --noheader --format=%T --jobs="$job" 2>/dev/null)
+    printf '%s' "${state:-unknown}"
+}
 
-# Usage: again REASON; back into the queue, unless that has happened often enough.
+# Usage: again FOLDER REASON; back into the queue, unless this job has asked for that often enough. FOLDER/requeues has a
+# line for each time; that Slurm may have taken the job back itself does not count.
 again() {
-    local most=${REID_MAX_REQUEUES:-20} count=${SLURM_RESTART_COUNT:-0}
+    local most=${REID_MAX_REQUEUES:-20} count
+    count=$(grep -csF " job $job: " "$1/requeues")
+    count=${count:-0}
     if ((count >= most)); then
-        say "$1; put back into the queue $count times already (REID_MAX_REQUEUES): not again"
+        say "$2; put back into the queue $count times already (REID_MAX_REQUEUES): not again"
         return
     fi
-    say "$1; back into the queue, restart $((count + 1)) of at most $most"
+    say "$2; back into the queue, time $((count + 1)) of at most $most"
+    printf '%(%F %T)T job %s: %s\n' -1 "$job" "$2" >>"$1/requeues"
     # Slurm ends this script when it takes the job back.
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    if scontrol requeue "$job"; then
+        sleep 60
+    else
+        say "Slurm did not take the job back: submit it again"
+    fi
 }

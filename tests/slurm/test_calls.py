@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -71,10 +70,11 @@ def test_all_cores_of_a_job_reach_its_step_however_they_were_asked_for(tmp_path_
             assert (folder / f"{job}.log").read_text().splitlines()[-1] == "2", options
 
 
-def test_a_mistake_ends_a_job_at_once(desk: Desk, packed: Path) -> None:
-    job = desk.submit(
-        "train.sbatch", "--config", desk.folder / "missing.yaml", "--run", desk.folder / "wrong"
-    )
+def test_a_mistake_ends_a_job_at_once_whatever_an_earlier_one_asked_for(desk: Desk) -> None:
+    run = desk.folder / "wrong"
+    run.mkdir()
+    (run / "requeue").write_text("SIGTERM\n")
+    job = desk.submit("train.sbatch", "--config", desk.folder / "missing.yaml", "--run", run)
     desk.ends(job, "FAILED")
     assert "missing.yaml" in desk.output(job)
     assert "without a new checkpoint: not again" in desk.output(job)

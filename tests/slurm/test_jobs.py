@@ -120,11 +120,16 @@ def test_a_disturbed_job_ends_as_if_nothing_had_happened(
 def test_an_array_trains_the_rows_of_a_table_and_the_job_that_waits_for_it_writes_it(
     desk: Desk, packed: Path
 ) -> None:
-    folder = desk.folder / "ablation"
+    """The last task is asked to stop: its plain number is that of the whole array, which shall not notice."""
+    folder = desk.folder / f"ablation {HOSTILE}"
     call = (folder, "--config", desk.folder / "tiny.yaml", "--variants", "baseline,full", "--seeds", "1")
     array = desk.submit("ablation.sbatch", *call, options=("--array=0-1",))
     writes = desk.submit("ablation.sbatch", folder, options=(f"--dependency=afterany:{array}",))
+    desk.reached(f"{folder.name}/full-0", 4)
+    ask_to_stop(desk, f"{array}_1")
     desk.ends(writes)
+    assert [desk.cluster.restarts(f"{array}_{task}") for task in (0, 1)] == [0, 1]
+    assert [desk.cluster.state(f"{array}_{task}") for task in (0, 1)] == ["COMPLETED", "COMPLETED"]
     table = (folder / "table1.md").read_text()
     assert "Table 1: Infrared to visible on SYNTHETIC data" in desk.output(writes)
     for name, label in (("baseline-0", "Baseline"), ("full-0", r"Baseline+ASAM+ADM+FRM-STIG")):
@@ -147,12 +152,19 @@ def test_a_job_cancelled_by_its_user_stays_cancelled_and_can_be_continued(
     assert points(desk.folder / "cancelled") == points(undisturbed)
 
 
-def test_a_job_puts_itself_back_only_so_often(desk: Desk, packed: Path) -> None:
-    job = desk.train("patient", REID_MAX_REQUEUES="0")
-    desk.reached("patient", 2)
-    ask_to_stop(desk, job)
+def test_a_job_puts_itself_back_only_so_often_and_what_slurm_takes_back_does_not_count(
+    desk: Desk, packed: Path
+) -> None:
+    job = desk.train("patient", REID_MAX_REQUEUES="1")
+    for restart, stop in enumerate((requeue, ask_to_stop, ask_to_stop)):
+        begins = f"job {job}, restart {restart}, on"
+        desk.cluster.until(lambda: begins in desk.output(job), begins, 120)  # noqa: B023
+        desk.advances("patient", 2)
+        stop(desk, job)
     desk.ends(job, "FAILED")
-    assert "REID_MAX_REQUEUES" in desk.output(job)
+    assert "put back into the queue 1 times already (REID_MAX_REQUEUES): not again" in desk.output(job)
+    (line,) = (desk.folder / "patient" / "requeues").read_text().splitlines()
+    assert line.endswith(f" job {job}: stopped by SIGUSR1")
 
 
 def test_two_jobs_share_a_node(desk: Desk, packed: Path) -> None:
