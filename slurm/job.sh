@@ -69,23 +69,35 @@ option() {
     printf '%s' "$value"
 }
 
+# Whether a program of this machine listens on a port: a line of the kernel's table with state 0A.
+is_taken() { grep -qsE ":$(printf '%04X' "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6; }
+
+# A port below those that the kernel hands out, where each job and restart starts at a number of its own. It must be free
+# on the node that leads, and this script runs there.
+free_port() {
+    local port=$((20000 + (SLURM_JOB_ID * 31 + ${SLURM_RESTART_COUNT:-0}) % 10000))
+    while is_taken "$port"; do
+        port=$((20000 + (port + 1) % 10000))
+    done
+    printf '%s' "$port"
+}
+
 # The first node leads. Every node runs one launcher, which starts a process for each GPU.
 launch() {
-    local address port processes per_node=${REID_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+    local address port processes way=one_gpu per_node=${REID_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
     address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     [[ -n $address ]] || refuse "Slurm names no node in '$SLURM_JOB_NODELIST'"
-    # Its own port for every job and restart, below those that the kernel hands out.
-    port=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 10000))
+    port=$(free_port)
     processes=$((SLURM_JOB_NUM_NODES * per_node))
+    ((processes == 1)) || way=one_node
+    ((SLURM_JOB_NUM_NODES == 1)) || way=multi_node
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > per_node ? cores / per_node : 1))}
     # A launcher gives its processes this long to publish a checkpoint, Slurm permitting.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
-    local launcher=(--num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes"
-        --main_process_ip "$address" --main_process_port "$port" --rdzv_backend static
-        --mixed_precision no --dynamo_backend no)
-    ((processes == 1)) || launcher+=(--multi_gpu)
     say "$processes processes on $SLURM_JOB_NUM_NODES nodes, led by $address:$port"
-    "${srun[@]}" --kill-on-bad-exit=1 -- "${inside[@]}" slurm/node.sh "${launcher[@]}" -m reid train "$@" &
+    "${srun[@]}" --kill-on-bad-exit=1 -- "${inside[@]}" slurm/node.sh \
+        --config_file "launch/accelerate/$way.yaml" --num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes" \
+        --main_process_ip "$address" --main_process_port "$port" -m reid train "$@" &
 }
 
 newest_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1; }

@@ -81,6 +81,16 @@ def test_a_mistake_ends_a_job_at_once_whatever_an_earlier_one_asked_for(desk: De
     assert desk.cluster.restarts(job) == 0
 
 
+def test_a_port_that_is_taken_is_passed_over(desk: Desk) -> None:
+    words = ("--config", desk.folder / "missing.yaml", "--run", desk.folder / "never")
+    job = desk.submit("train.sbatch", *words, options=("--hold", "--nodelist=n1"))
+    port = 20000 + int(job) * 31 % 10000
+    with desk.cluster.listening("n1", port):
+        desk.cluster.run("scontrol", "release", job)
+        desk.ends(job, "FAILED")
+    assert f"led by n1:{port + 1}\n" in desk.output(job)
+
+
 @pytest.mark.parametrize("name", ["two words", "quo'te\"d", "$(touch harmed)", HOSTILE, "a;touch harmed"])
 def test_a_name_reaches_the_program_as_it_is(desk: Desk, name: str) -> None:
     missing = desk.folder / name

@@ -17,6 +17,8 @@ from reid.training import checkpoint
 from tests.slurm.desk import CHECKOUT, HOSTILE, LAST, TINY, Desk
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
+# What a user's own `accelerate config` may have left: it must not be heard.
+SOMEBODYS_OWN = {"distributed_type": "FSDP", "gpu_ids": "0", "mixed_precision": "fp16", "num_machines": 3}
 
 
 @pytest.fixture(scope="module")
@@ -167,15 +169,27 @@ def test_a_job_puts_itself_back_only_so_often_and_what_slurm_takes_back_does_not
     assert line.endswith(f" job {job}: stopped by SIGUSR1")
 
 
-def test_two_jobs_share_a_node(desk: Desk, packed: Path) -> None:
+def test_two_jobs_share_a_node_and_a_process_is_started_for_each_gpu(desk: Desk, packed: Path) -> None:
+    own = desk.folder / "huggingface" / "accelerate" / "default_config.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(yaml.safe_dump({"compute_environment": "LOCAL_MACHINE"} | SOMEBODYS_OWN))
     words = ("--config", desk.folder / "tiny.yaml", "--run")
-    options = ("--nodelist=n1",)
-    jobs = [
-        desk.submit("train.sbatch", *words, desk.folder / run, options=options, REID_PROCESSES_PER_NODE="2")
-        for run in ("left", "right")
-    ]
-    for job in jobs:
+    there = ("--nodelist=n1",)
+    left = desk.submit(
+        *("train.sbatch", *words, desk.folder / "left"),
+        options=there,
+        REID_PROCESSES_PER_NODE="2",
+        HF_HOME=str(own.parents[1]),
+    )
+    right = desk.submit(
+        "train.sbatch",
+        *words,
+        desk.folder / "right",
+        options=(*there, "--gpus-per-node=2", "--cpus-per-gpu=1"),
+    )
+    for job in (left, right):
         desk.ends(job)
+        assert "2 processes on 1 nodes" in desk.output(job)
     assert points(desk.folder / "left") == points(desk.folder / "right")
 
 
