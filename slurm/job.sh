@@ -19,8 +19,10 @@ prepare() {
     checkout=${REID_HOME:-$SLURM_SUBMIT_DIR}
     cd "$checkout" || exit 2
     if [[ -f slurm/site.sh ]]; then
+        set +u # what a site sources in there may be less strict
         # shellcheck source=/dev/null
         source slurm/site.sh
+        set -u
     fi
     # The plain number of an array's last task is that of the whole array.
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -28,9 +30,9 @@ prepare() {
     # A step has a single core unless it asks for more, and may ask in one way only.
     cores=$SLURM_CPUS_ON_NODE
     unset SLURM_CPUS_PER_GPU
-    srun=(srun --cpus-per-task="$cores")
+    srun=(srun --export=ALL --cpus-per-task="$cores")
     inside=()
-    local mounts=${REID_MOUNTS:-$checkout}
+    local mounts=${REID_MOUNTS:+$REID_MOUNTS,}$checkout
     case ${REID_ENVIRONMENT:-bare} in
     bare)
         local venv=${REID_VENV:-$checkout/.venv}
@@ -49,7 +51,9 @@ prepare() {
         ;;
     *) refuse "REID_ENVIRONMENT: expected bare, pyxis or apptainer, found '$REID_ENVIRONMENT'" ;;
     esac
-    export PYTHONUNBUFFERED=1
+    # The image has no git that could say which commit of the checkout is mounted.
+    REID_CHECKOUT_REVISION=$(git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
+    export REID_CHECKOUT_REVISION PYTHONUNBUFFERED=1
     say "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
 }
 

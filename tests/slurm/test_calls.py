@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -89,6 +90,24 @@ def test_a_port_that_is_taken_is_passed_over(desk: Desk) -> None:
         desk.cluster.run("scontrol", "release", job)
         desk.ends(job, "FAILED")
     assert f"led by n1:{port + 1}\n" in desk.output(job)
+
+
+def test_neither_an_empty_environment_nor_a_careless_site_stops_a_job(desk: Desk) -> None:
+    """Some sites submit with --export=NONE; what modules and conda do is not fit for `set -u`."""
+    checkout = desk.folder / "checkout"
+    shutil.copytree(CHECKOUT / "slurm", checkout / "slurm")
+    for name in ("launch", "preprocess", "reid"):
+        (checkout / name).symlink_to(CHECKOUT / name)
+    (checkout / ".venv").symlink_to(sys.prefix)
+    (checkout / "slurm" / "site.sh").write_text('export OTHER="$NOBODY_HAS_SET_THIS"\n')
+    output = checkout / "told.log"
+    job = desk.cluster.sbatch(
+        *("--export=NONE", "--mincpus=1", "--gpus-per-node=0", f"--output={output}"),
+        *("slurm/evaluate.sbatch", "--checkpoint", "missing"),
+        checkout=checkout,
+    )
+    assert desk.cluster.wait(job) == "FAILED"
+    assert "missing: neither a checkpoint nor the folder of a run" in output.read_text()
 
 
 @pytest.mark.parametrize("name", ["two words", "quo'te\"d", "$(touch harmed)", HOSTILE, "a;touch harmed"])
