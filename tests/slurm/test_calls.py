@@ -1,6 +1,7 @@
 """The batch scripts on a real Slurm of two hosts: what a call gets, and what becomes of one that is a mistake."""
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.mlflow_users import ADMIN_PASSWORD, EXPECTED, USERS
 from tests.slurm.cluster import Cluster
 from tests.slurm.desk import CHECKOUT, HOSTILE, Desk
 
@@ -82,6 +84,32 @@ def test_a_mistake_ends_a_job_at_once_whatever_an_earlier_one_asked_for(desk: De
     assert desk.cluster.restarts(job) == 0
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "complaint"),
+    [
+        (
+            "preprocess.sbatch",
+            "--mode resize /raw /packed",
+            "expected SOURCE OUT, then options of pack, found: --mode",
+        ),
+        ("preprocess.sbatch", "/raw", "expected SOURCE OUT"),
+        (
+            "ablation.sbatch",
+            "--seeds 1 /ablation",
+            "expected FOLDER, then options of reid ablate, found: --seeds",
+        ),
+        ("train.sbatch", "--config x.yaml", "name the run's folder with --run"),
+        ("mlflow.sbatch", "", "expected FOLDER"),
+    ],
+)
+def test_a_call_that_a_script_does_not_understand_is_refused(
+    desk: Desk, script: str, words: str, complaint: str
+) -> None:
+    job = desk.submit(script, *shlex.split(words))
+    desk.ends(job, "FAILED")
+    assert complaint in desk.output(job)
+
+
 def test_a_port_that_is_taken_is_passed_over(desk: Desk) -> None:
     words = ("--config", desk.folder / "missing.yaml", "--run", desk.folder / "never")
     job = desk.submit("train.sbatch", *words, options=("--hold", "--nodelist=n1"))
@@ -119,34 +147,30 @@ def test_a_name_reaches_the_program_as_it_is(desk: Desk, name: str) -> None:
 
 
 ASK = """
-import base64, sys, urllib.error, urllib.request
-request = urllib.request.Request(sys.argv[1] + "/api/2.0/mlflow/experiments/search?max_results=1")
-if len(sys.argv) > 2:
-    request.add_header("Authorization", "Basic " + base64.b64encode(sys.argv[2].encode()).decode())
+import sys, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen(request, timeout=30).status)
+    urllib.request.urlopen(sys.argv[1] + "/api/2.0/mlflow/experiments/search?max_results=1", timeout=30)
 except urllib.error.HTTPError as refusal:
     print(refusal.code)
 """
 
 
-def test_an_mlflow_server_runs_as_a_job_and_asks_for_a_password(desk: Desk) -> None:
-    address = desk.folder / "mlflow" / "address"
-    words = {"MLFLOW_ADMIN_PASSWORD": "a long password", "MLFLOW_SECRET_KEY": "a long random word"}
-    job = desk.submit("mlflow.sbatch", desk.folder / "mlflow", options=("--mem=2000",), **words)
+def test_an_mlflow_server_runs_as_a_job_for_all_who_have_a_password(desk: Desk) -> None:
+    folder = desk.folder / f"mlflow {HOSTILE}"
+    address = folder / "address"
+    secrets = {"MLFLOW_ADMIN_PASSWORD": ADMIN_PASSWORD, "MLFLOW_SECRET_KEY": "a long random word"}
+    job = desk.submit("mlflow.sbatch", folder, options=("--mem=2000",), **secrets)
 
-    def answer(*user: str) -> str:
-        return desk.cluster.run(sys.executable, "-c", ASK, address.read_text().strip(), *user).strip()
-
-    def serves() -> bool:
+    def answers() -> bool:
         with contextlib.suppress(RuntimeError, OSError):  # not there yet
-            return answer() == "401"
+            return desk.cluster.run(sys.executable, "-c", ASK, address.read_text().strip()).strip() == "401"
         return False
 
-    desk.cluster.until(serves, "the server", 180)
-    assert answer("admin:a long password") == "200"
-    assert answer("admin:another password") == "401"
-    assert (desk.folder / "mlflow").stat().st_mode & 0o077 == 0
+    desk.cluster.until(answers, f"the server: {desk.output(job)}", 180)
+    told = desk.cluster.run(sys.executable, "-c", USERS, address.read_text().strip())
+    assert json.loads(told.splitlines()[-1]) == EXPECTED
+    assert list((folder / "artifacts").rglob("picture.txt"))
+    assert folder.stat().st_mode & 0o077 == 0
     desk.cluster.run("scancel", job)
     desk.ends(job, "CANCELLED")
     desk.cluster.until(lambda: not address.exists(), "its address to be taken back")
