@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if {action, *words[:1]} & {"-h", "--help"} else 2
     from reid.doctor.checkup import examine, is_healthy
     from reid.doctor.finding import Subject
-    from reid.doctor.submission import Call, checks
+    from reid.doctor.sbatch import Call
+    from reid.doctor.submission import checks
 
     call = Call.parse(words)
     subject = Subject()
