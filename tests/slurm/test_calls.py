@@ -3,16 +3,19 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.mlflow_users import ADMIN_PASSWORD, EXPECTED, USERS
 from tests.slurm.cluster import Cluster
 from tests.slurm.desk import CHECKOUT, HOSTILE, Desk
+from tests.test_readme import PAGES, commands, shown
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -136,6 +139,29 @@ def test_neither_an_empty_environment_nor_a_careless_site_stops_a_job(desk: Desk
     )
     assert desk.cluster.wait(job) == "FAILED"
     assert "missing: neither a checkpoint nor the folder of a run" in output.read_text()
+
+
+def calls_shown() -> list[tuple[list[str], Path]]:
+    """Options and script of every call of sbatch that README.md, the other pages and the scripts themselves show."""
+    found = []
+    for page in PAGES:
+        for words in (words for block in shown(page) for words in commands(block.text)):
+            if words[0] == "sbatch" or words[:3] == ["reid", "slurm", "check"]:
+                start = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+                options = [word.split("=")[0] for word in words[:start] if word.startswith("-")]
+                found.append((options, CHECKOUT / words[start]))
+    return found
+
+
+def test_sbatch_has_the_options_that_are_shown_and_a_log_is_named_after_its_job(desk: Desk) -> None:
+    """The log of a job without an array cannot have the name of an array's."""
+    help_of_sbatch = desk.cluster.run("sbatch", "--help")
+    calls = calls_shown()
+    assert len(calls) > 8
+    for options, script in calls:
+        assert [one for one in options if not re.search(rf"{one}\b", help_of_sbatch)] == []
+        of_an_array = re.search(r"(?m)^#SBATCH --output=.*%a", script.read_text())
+        assert not of_an_array or {"--array", "--output"} & set(options), (options, script)
 
 
 @pytest.mark.parametrize("name", ["two words", "quo'te\"d", "$(touch harmed)", HOSTILE, "a;touch harmed"])
