@@ -189,8 +189,9 @@ class Cluster:
         os.kill(first, signal.SIGKILL)
 
         def gone() -> bool:
-            process = Path(f"/proc/{first}")
-            return not process.exists() or "\nState:\tZ" in (process / "status").read_text()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                return "\nState:\tZ" in Path(f"/proc/{first}/status").read_text()
+            return True
 
         self.until(gone, f"{host} powered off")
 

@@ -80,9 +80,16 @@ def power_off_and_on(desk: Desk, job: str) -> None:
 
 
 def cut_and_join(desk: Desk, job: str) -> None:
+    """A node that comes back still has processes of the job, and Slurm, which ends them, knows them by nothing but its number.
+
+    So the job must not be there again yet. On a real cluster it is not: a job that was put back waits for two minutes.
+    """
     desk.cluster.cut_cable("n2")
     desk.cluster.until(lambda: desk.cluster.state(job) != "RUNNING", "the job noticed", 180)
+    desk.cluster.run("scontrol", "update", "nodename=n2", "state=drain", "reason=comes back")
     desk.cluster.join_cable("n2")
+    desk.cluster.until(lambda: not desk.cluster.processes("n2", "reid train"), "the end of the old ones", 120)
+    desk.cluster.run("scontrol", "update", "nodename=n2", "state=resume")
 
 
 def ask_to_stop(desk: Desk, job: str) -> None:
