@@ -12,17 +12,27 @@ refuse() {
     exit 2
 }
 
-# Sets checkout, inside (the words before a command of ours), and container (the options srun needs for it).
+# Sets checkout, job (its name for scancel and scontrol), cores (of each node), srun (it, with what every step needs), and
+# inside (the words before a command of ours).
 prepare() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is a batch script: submit it with sbatch"
     checkout=${REID_HOME:-$SLURM_SUBMIT_DIR}
     cd "$checkout" || exit 2
     if [[ -f slurm/site.sh ]]; then
+        set +u # what a site sources in there may be less strict
         # shellcheck source=/dev/null
         source slurm/site.sh
+        set -u
     fi
-    inside=() container=()
-    local mounts=${REID_MOUNTS:-$checkout}
+    # The plain number of an array's last task is that of the whole array.
+    job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    job=${job:-$SLURM_JOB_ID}
+    # A step has a single core unless it asks for more, and may ask in one way only.
+    cores=$SLURM_CPUS_ON_NODE
+    unset SLURM_CPUS_PER_GPU
+    srun=(srun --export=ALL --cpus-per-task="$cores")
+    inside=()
+    local mounts=${REID_MOUNTS:+$REID_MOUNTS,}$checkout
     case ${REID_ENVIRONMENT:-bare} in
     bare)
         local venv=${REID_VENV:-$checkout/.venv}
@@ -32,7 +42,7 @@ prepare() {
         ;;
     pyxis)
         [[ -n ${REID_IMAGE:-} ]] || refuse "REID_ENVIRONMENT=pyxis needs REID_IMAGE"
-        container=(--container-image="$REID_IMAGE" --container-workdir="$checkout" --no-container-mount-home
+        srun+=(--container-image="$REID_IMAGE" --container-workdir="$checkout" --no-container-mount-home
             --container-mounts="$(sed -E 's#([^,]+)#\1:\1#g' <<<"$mounts")")
         ;;
     apptainer)
@@ -41,86 +51,114 @@ prepare() {
         ;;
     *) refuse "REID_ENVIRONMENT: expected bare, pyxis or apptainer, found '$REID_ENVIRONMENT'" ;;
     esac
-    export PYTHONUNBUFFERED=1
-    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
+    # The image has no git that could say which commit of the checkout is mounted.
+    REID_CHECKOUT_REVISION=$(git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
+    export REID_CHECKOUT_REVISION PYTHONUNBUFFERED=1
+    say "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
 }
 
-step() { srun --nodes=1 --ntasks=1 "${container[@]}" -- "${inside[@]}" "$@"; }
+step() { "${srun[@]}" --nodes=1 --ntasks=1 -- "${inside[@]}" "$@"; }
 
-# Usage: option NAME ARG...; prints the value that `--NAME VALUE` or `--NAME=VALUE` has among ARG..., if any.
+# Usage: option NAME ARG...; prints the value that the last `--NAME VALUE` or `--NAME=VALUE` among ARG... has, if any.
 option() {
-    local name=$1
+    local name=$1 value=
     shift
     while (($#)); do
         case $1 in
-        --"$name") printf '%s' "${2:-}" ;;
-        --"$name"=*) printf '%s' "${1#*=}" ;;
+        --"$name") value=${2:-} ;;
+        --"$name"=*) value=${1#*=} ;;
         esac
         shift
     done
+    printf '%s' "$value"
+}
+
+# Whether a program of this machine listens on a port: a line of the kernel's table with state 0A.
+is_taken() { grep -qsE ":$(printf '%04X' "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6; }
+
+# A port below those that the kernel hands out, where each job and restart starts at a number of its own. It must be free
+# on the node that leads, and this script runs there.
+free_port() {
+    local port=$((20000 + (SLURM_JOB_ID * 31 + ${SLURM_RESTART_COUNT:-0}) % 10000))
+    while is_taken "$port"; do
+        port=$((20000 + (port + 1) % 10000))
+    done
+    printf '%s' "$port"
 }
 
 # The first node leads. Every node runs one launcher, which starts a process for each GPU.
 launch() {
-    local address port processes per_node=${REID_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+    local address port processes way=one_gpu per_node=${REID_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
     address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     [[ -n $address ]] || refuse "Slurm names no node in '$SLURM_JOB_NODELIST'"
-    # Its own port for every job and restart, below those that the kernel hands out.
-    port=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 10000))
+    port=$(free_port)
     processes=$((SLURM_JOB_NUM_NODES * per_node))
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((${SLURM_CPUS_PER_TASK:-1} / per_node > 0 ? ${SLURM_CPUS_PER_TASK:-1} / per_node : 1))}
+    ((processes == 1)) || way=one_node
+    ((SLURM_JOB_NUM_NODES == 1)) || way=multi_node
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > per_node ? cores / per_node : 1))}
     # A launcher gives its processes this long to publish a checkpoint, Slurm permitting.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
-    local launcher=(--num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes"
-        --main_process_ip "$address" --main_process_port "$port" --rdzv_backend static
-        --mixed_precision no --dynamo_backend no)
-    ((processes == 1)) || launcher+=(--multi_gpu)
     say "$processes processes on $SLURM_JOB_NUM_NODES nodes, led by $address:$port"
-    srun --kill-on-bad-exit=1 "${container[@]}" -- "${inside[@]}" slurm/node.sh "${launcher[@]}" -m reid train "$@" &
+    "${srun[@]}" --kill-on-bad-exit=1 -- "${inside[@]}" slurm/node.sh \
+        --config_file "launch/accelerate/$way.yaml" --num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes" \
+        --main_process_ip "$address" --main_process_port "$port" -m reid train "$@" &
 }
 
 newest_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1; }
 
 # Usage: train ARG... of `reid train`; --resume is added. Ends the script.
 train() {
-    local run status=0 before after state
-    run=$(option run "$@")
-    [[ -n $run ]] || refuse "name the run's folder with --run, on a disk that all nodes see"
-    before=$(newest_checkpoint "$run")
+    local folder status=0 before after state
+    folder=$(option run "$@")
+    [[ -n $folder ]] || refuse "name the run's folder with --run, on a disk that all nodes see"
+    rm -f -- "$folder/requeue" # what an earlier job asked for
+    before=$(newest_checkpoint "$folder")
     # The batch script alone is told of the time limit and of `scancel --batch --signal=USR1`; it tells the processes.
-    trap 'say "USR1: stopping at the next step"; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+    trap 'say "USR1: stopping at the next step"; scancel --signal=USR1 "$job"' USR1
     trap 'say "TERM: Slurm has told the processes itself"' TERM
     launch "$@" --resume
-    local job=$!
-    while kill -0 "$job" 2>/dev/null; do # a signal ends `wait` early
-        wait "$job" && status=0 || status=$?
+    local launched=$!
+    while kill -0 "$launched" 2>/dev/null; do # a signal ends `wait` early
+        wait "$launched" && status=0 || status=$?
     done
-    after=$(newest_checkpoint "$run")
+    after=$(newest_checkpoint "$folder")
     state=$(job_state)
     if ((status == 0)); then
         say "done"
-    elif [[ $state != RUNNING ]]; then # cancelled, or taken back by Slurm, which then starts it again itself
+    elif [[ $state != RUNNING && $state != unknown ]]; then # cancelled, or taken back by Slurm, which then starts it again
         say "Slurm is ending the job ($state)"
-    elif [[ -e $run/requeue ]]; then
-        again "stopped by $(<"$run/requeue")"
+    elif [[ -e $folder/requeue ]]; then
+        again "$folder" "stopped by $(<"$folder/requeue")"
     elif [[ -n $after && $after != "$before" ]]; then
-        again "failed (exit code $status), but got as far as $(basename "$after")"
+        again "$folder" "failed (exit code $status), but got as far as $(basename "$after")"
     else
         say "failed (exit code $status) without a new checkpoint: not again"
     fi
     exit "$status"
 }
 
-job_state() { squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null; }
+job_state() {
+    local state
+    state=$(squeue --noheader --format=%T --jobs="$job" 2>/dev/null)
+    printf '%s' "${state:-unknown}"
+}
 
-# Usage: again REASON; back into the queue, unless that has happened often enough.
+# Usage: again FOLDER REASON; back into the queue, unless this job has asked for that often enough. FOLDER/requeues has a
+# line for each time; that Slurm may have taken the job back itself does not count.
 again() {
-    local most=${REID_MAX_REQUEUES:-20} count=${SLURM_RESTART_COUNT:-0}
+    local most=${REID_MAX_REQUEUES:-20} count
+    count=$(grep -csF " job $job: " "$1/requeues")
+    count=${count:-0}
     if ((count >= most)); then
-        say "$1; put back into the queue $count times already (REID_MAX_REQUEUES): not again"
+        say "$2; put back into the queue $count times already (REID_MAX_REQUEUES): not again"
         return
     fi
-    say "$1; back into the queue, restart $((count + 1)) of at most $most"
+    say "$2; back into the queue, time $((count + 1)) of at most $most"
+    printf '%(%F %T)T job %s: %s\n' -1 "$job" "$2" >>"$1/requeues"
     # Slurm ends this script when it takes the job back.
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    if scontrol requeue "$job"; then
+        sleep 60
+    else
+        say "Slurm did not take the job back: submit it again"
+    fi
 }

@@ -1,4 +1,4 @@
-"""Every command of README.md runs as it stands there, or at least, as in the pages of docs/, names only what exists.
+"""Every command of README.md runs as it stands there, or at least, as in the other pages, names only what exists.
 
 A block opened by ```bash is executed, in the order of the page, in one scratch folder that looks like the repository
 (links to everything but `runs/`), so a later block may use what an earlier one made. A line before the block keeps it
@@ -8,7 +8,8 @@ from being executed, invisibly to the reader:
     ```bash
 
 Its paths must then exist all the same, and every option must be one that the program's help names. Capitals stand for
-what a reader fills in (`--machine_rank RANK`), `$(...)` and `$NAME` are left alone.
+what a reader fills in (`--machine_rank RANK`), `$NAME` is left alone. The first page of a batch script is read like that too:
+its commands are what stands three spaces from the `#`.
 """
 
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +27,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [
+    README,
+    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "docker" / "README.md",
+    *sorted(ROOT.glob("slurm/*.sbatch")),
+]
 BLOCK = re.compile(r"(?m)(?:^<!-- not run: (?P<reason>.+?) -->\n\s*)?^```bash\n(?P<text>.*?)^```$", re.DOTALL)
+IN_A_SCRIPT = re.compile(r"(?m)(?:^#   (?=\S).*\n(?:(?<=\\\n)#.*\n)*)+")
+SUBSTITUTE = re.compile(r"\$\(([^)]*)\)")
 OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
 MADE_BY_THE_USER = {"slurm/site.sh"}
 SUBMITTED = {  # what a batch script does with the words after its name
@@ -56,11 +65,26 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def shown(page: Path) -> list[Block]:
+    """The blocks of a page, or of the first page of a batch script."""
+    text = page.read_text()
+    if page.suffix != ".sbatch":
+        return blocks(text)
+    return [
+        Block(text.count("\n", 0, match.start()), re.sub("(?m)^#", "", match[0]), "it is a comment")
+        for match in IN_A_SCRIPT.finditer(text)
+    ]
+
+
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, without comments, variables set before it, and what follows a pipe or a chain."""
+    """The words of each command, without comments, variables set before it, and what follows a pipe or a chain; and those
+    of the commands in `$(...)`.
+    """
     for line in text.replace("\\\n", " ").splitlines():
+        for inner in SUBSTITUTE.findall(line):
+            yield from commands(inner)
         words: list[str] = []
-        for word in [*shlex.split(re.sub(r"\$\([^)]*\)", "SUBSTITUTE", line), comments=True), ";"]:
+        for word in [*shlex.split(SUBSTITUTE.sub("SUBSTITUTE", line), comments=True), ";"]:
             if word in {"&&", "||", "|", ";", "&"}:
                 if words:
                     yield words
@@ -96,8 +120,17 @@ def programs(words: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
             yield ("mlflow", command), rest
         case ["launch/train.sh", *rest]:
             yield from programs(["reid", "train", *rest])
+        case ["docker" | "apptainer" | "enroot" | "srun", *rest] if ours := started_in_a_container(rest):
+            yield from programs(ours)
         case [script, *rest] if script.startswith("launch/"):
-            yield (), rest
+            yield (script,), rest
+
+
+def started_in_a_container(words: list[str]) -> list[str]:
+    """The last words of a call of docker, enroot, ..., if they are a command of ours: not the image that is called reid."""
+    starts = (i for i, word in enumerate(words) if word.startswith("launch/") and word.endswith(".sh"))
+    evaluates = (i for i, pair in enumerate(pairwise(words)) if pair == ("reid", "evaluate"))
+    return words[next(chain(starts, evaluates), len(words)) :]
 
 
 def mistakes(text: str) -> list[str]:
@@ -110,10 +143,11 @@ def mistakes(text: str) -> list[str]:
                 known = (ROOT / path).exists() or path in MADE_BY_THE_USER
                 found += [] if known else [f"there is no {path}"]
         for program, arguments in programs(words):
-            text_of_help = help_of(*program) if program else (ROOT / words[0]).read_text()
+            script = program[0].startswith("launch/")
+            text_of_help = (ROOT / program[0]).read_text() if script else help_of(*program)
             options = [word.split("=")[0] for word in arguments if OPTION.match(word)]
             found += [
-                f"{' '.join(program) or words[0]} has no option {option}"
+                f"{' '.join(program)} has no option {option}"
                 for option in options
                 if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w.-])", text_of_help)
             ]
@@ -150,9 +184,7 @@ def test_the_commands_of_the_readme_run_from_top_to_bottom(scratch: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_is_not_run_names_only_what_exists(page: Path) -> None:
-    wrong = {
-        f"line {block.line}": found for block in blocks(page.read_text()) if (found := mistakes(block.text))
-    }
+    wrong = {f"line {block.line}": found for block in shown(page) if (found := mistakes(block.text))}
     assert wrong == {}
 
 
@@ -184,8 +216,17 @@ def test_commands_are_split_as_a_shell_would() -> None:
         ["reid", "train", "--run", "a b"],
         ["ls"],
         ["wc"],
+        ["nproc", "--all"],
         ["export", "A=SUBSTITUTE"],
     ]
+
+
+def test_the_commands_on_the_first_page_of_a_batch_script_are_found() -> None:
+    (block,) = shown(ROOT / "slurm" / "train.sbatch")
+    source, submit = commands(block.text)
+    assert source == ["source", "slurm/site.sh"]
+    assert submit[:4] == ["sbatch", "--nodes=2", "--gpus-per-node=4", "--time=24:00:00"]
+    assert submit[-2:] == ["--run", "/scratch/runs/full"]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +240,11 @@ def test_commands_are_split_as_a_shell_would() -> None:
             "python -m reid config has no option --data.rot",
         ),
         ("reid config --jso", "python -m reid config has no option --jso"),
+        (
+            "docker run --rm reid reid evaluate --chekpoint X",
+            "python -m reid evaluate has no option --chekpoint",
+        ),
+        ("A=$(sbatch --parsable slurm/train.sbatch --rn X)", "python -m reid train has no option --rn"),
     ],
 )
 def test_a_path_or_an_option_that_does_not_exist_is_noticed(text: str, complaint: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 REGISTRIES = tuple(
@@ -63,3 +64,17 @@ def test_what_is_executable_says_by_what() -> None:
     executable = [file for file in tracked_files() if os.access(file, os.X_OK)]
     assert [str(file) for file in executable if not file.read_bytes().startswith(b"#!/usr/bin/env ")] == []
     assert ROOT / "launch" / "quickstart.sh" in executable
+
+
+def test_the_shell_scripts_that_pre_commit_looks_at_are_those_of_continuous_integration() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    (hook,) = (hook for hook in hooks if hook["id"] == "shellcheck")
+    (line,) = re.findall(r"(?m)^check (shellcheck .*)$", (ROOT / ".ci" / "run").read_text())
+    options = hook["entry"].removeprefix(".venv/bin/")
+    assert line.startswith(f"{options} ")
+    checked = {path for pattern in line.removeprefix(options).split() for path in ROOT.glob(pattern)}
+    files = {file for file in tracked_files() if re.search(hook["files"], str(file.relative_to(ROOT)))}
+    assert files == checked & set(tracked_files())
+    assert ROOT / "slurm" / "train.sbatch" in files
+    scripts = {file for file in tracked_files() if file.read_bytes().startswith(b"#!/usr/bin/env bash")}
+    assert scripts <= files

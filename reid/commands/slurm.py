@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     from reid.configured import starting_point
     from reid.doctor.checkup import examine, is_healthy
     from reid.doctor.finding import Subject
-    from reid.doctor.submission import Call, checks
+    from reid.doctor.sbatch import Call
+    from reid.doctor.submission import checks
 
     call = Call.parse(words)
     subject = Subject()

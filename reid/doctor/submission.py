@@ -1,34 +1,26 @@
-"""What `sbatch` would be given, and what would go wrong with it.
+"""What would go wrong with a job that `sbatch` is about to be given.
 
-    the words of a call of sbatch -> Call -> effective options, each with its source -> checks -> Findings
+    Call -> checks -> Findings
 
 The scripts are those of the folder slurm/; what they need stands in their first page.
 """
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from reid.doctor import dataset, services, storage
 from reid.doctor.checkup import Check
-from reid.doctor.finding import Finding, Subject, failure, ok, warning
+from reid.doctor.finding import Finding, Status, Subject, failure, ok, warning
+from reid.doctor.sbatch import Call, gpus_per_node, number, seconds_of
 from reid.tracking import names
 from reid.tracking.runs import series
+from reid.tracking.tracker import tracking_uri_of
 
-SHORT = dict(
-    zip("ANncptJoaGqwd", (
-        "account", "nodes", "ntasks", "cpus-per-task", "partition", "time", "job-name", "output", "array", "gpus", "qos",
-        "nodelist", "dependency",
-    ), strict=True)
-)  # fmt: skip
-ENVIRONMENT = {"timelimit": "time", "array-inx": "array"}  # SBATCH_TIMELIMIT is --time
+SITE = Path("slurm/site.sh")
 SHARED_FILE_SYSTEMS = {
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "9p", "virtiofs", "afs", "panfs", "wekafs",
     "orangefs", "glusterfs", "fhgfs",
@@ -37,54 +29,11 @@ LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 HIGHEST_PORT = 29_999  # that slurm/job.sh takes
 
 
-class Option(NamedTuple):
-    """An option of sbatch: its value, and who says so."""
-
-    value: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """`sbatch OPTIONS SCRIPT ARGUMENTS`."""
-
-    options: tuple[str, ...]
-    script: Path
-    arguments: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> Self:
-        """Raises ValueError if no word is a batch script."""
-        for i, word in enumerate(words):
-            if word.endswith((".sbatch", ".sh")):
-                return cls(tuple(words[:i]), Path(word), tuple(words[i + 1 :]))
-        raise ValueError(
-            f"expected the words of a call of sbatch, with a script such as slurm/train.sbatch, found: {shlex.join(words)}"
-        )
-
-    @property
-    def rendered(self) -> str:
-        return shlex.join(["sbatch", *self.options, str(self.script), *self.arguments])
-
-    def trains(self) -> bool:
-        """Whether the job trains. Without an array, ablation.sbatch only writes what the tasks of one have shown."""
-        name = self.script.name
-        return name == "train.sbatch" or (name == "ablation.sbatch" and "array" in self.effective())
-
-    def effective(self, environment: Mapping[str, str] = os.environ) -> dict[str, Option]:
-        """What holds in the end: the command line before SBATCH_... before the lines of the script."""
-        found = {name: Option(value, str(self.script)) for name, value in _directives(self.script)}
-        for name, value in environment.items():
-            if name.startswith("SBATCH_"):
-                plain = name.removeprefix("SBATCH_").lower().replace("_", "-")
-                found[ENVIRONMENT.get(plain, plain)] = Option(value, name)
-        return found | {name: Option(value, "command line") for name, value in _given(self.options)}
-
-
 def checks(call: Call) -> tuple[tuple[str, Check], ...]:
     """What to look at before `call` is made; those of the data only where the script trains."""
     every = (
         ("script", partial(_script, call)),
+        ("site", _site),
         ("Slurm", partial(_accepted, call)),
         ("environment", _environment),
     )
@@ -97,9 +46,12 @@ def checks(call: Call) -> tuple[tuple[str, Check], ...]:
         ("output", storage.writable),
         ("disk space", storage.space),
         ("shared disks", _shared),
+        ("mounts", _mounts),
+        ("GPUs", partial(_gpus, call)),
+        ("cores", partial(_cores, call)),
         ("time limit", partial(_time_limit, call)),
         ("ports", _ports),
-        ("MLflow", services.mlflow),
+        ("MLflow", _mlflow),
     )
 
 
@@ -113,6 +65,19 @@ def _script(call: Call, _: Subject) -> Finding:
             "Submit from the checkout, or name it in REID_HOME",
         )
     return ok(f"{call.script} in {home.resolve()}")
+
+
+def _site(_: Subject) -> Finding:
+    """A job reads slurm/site.sh itself, but sbatch does not."""
+    if not SITE.is_file():
+        return ok(f"no {SITE}: nothing but the scripts and the command line sets options")
+    exported = re.findall(r"(?m)^\s*export\s+(\w+)=", SITE.read_text())
+    if missing := [name for name in exported if name not in os.environ]:
+        return warning(
+            f"{SITE} exports what is not in the environment: {', '.join(missing)}",
+            f"source {SITE}, in the shell that calls sbatch",
+        )
+    return ok(f"{SITE} has been sourced")
 
 
 def _accepted(call: Call, _: Subject) -> Finding:
@@ -155,13 +120,18 @@ def _environment(_: Subject) -> Finding:
     )
 
 
-def _shared(subject: Subject) -> Finding:
-    """Whether the places of the run lie where other machines can see them, as far as the file system tells."""
+def _places(subject: Subject) -> dict[str, Path]:
+    """What every node of the job must find."""
     root = subject.config.data.root
     places = {"--run": subject.folder, "the checkout": Path.cwd()}
     if root is not None and "://" not in root:
         places["--data.root"] = Path(root)
-    kinds = {name: _file_system(place) for name, place in places.items()}
+    return {name: place.absolute() for name, place in places.items()}
+
+
+def _shared(subject: Subject) -> Finding:
+    """Whether the places of the run lie where other machines can see them, as far as the file system tells."""
+    kinds = {name: _file_system(place) for name, place in _places(subject).items()}
     local = [f"{name} on {kind}" for name, kind in kinds.items() if kind not in SHARED_FILE_SYSTEMS]
     if local:
         return warning(
@@ -169,6 +139,58 @@ def _shared(subject: Subject) -> Finding:
             "All nodes of the job must see these places under the same name",
         )
     return ok(", ".join(f"{name} on {kind}" for name, kind in kinds.items()))
+
+
+def _mounts(subject: Subject) -> Finding:
+    """Whether a container sees the places of the run: slurm/job.sh mounts REID_MOUNTS and the checkout."""
+    if (kind := os.environ.get("REID_ENVIRONMENT", "bare")) == "bare":
+        return ok("no container")
+    mounts = [Path(word) for word in os.environ.get("REID_MOUNTS", "").split(",") if word]
+    seen = [*mounts, Path.cwd()]
+    hidden = [
+        f"{name} {place}"
+        for name, place in _places(subject).items()
+        if not any(Path(os.path.normpath(place)).is_relative_to(mount) for mount in seen)
+    ]
+    told = ", ".join(map(str, seen))
+    if hidden:
+        return failure(
+            f"{kind}: the container sees {told}, not {', '.join(hidden)}",
+            "Name a folder above it in REID_MOUNTS",
+        )
+    return ok(f"{kind}: the container sees {told}")
+
+
+def _gpus(call: Call, subject: Subject) -> Finding:
+    options = call.effective()
+    gpus = gpus_per_node(options)
+    nodes = options["nodes"].value if "nodes" in options else "1"
+    found = f"{gpus} on each of {nodes} nodes"
+    if gpus == 0 and subject.config.engine.device != "cpu":
+        return warning(
+            f"{found}, though the job trains", "Give sbatch --gpus-per-node, or --engine.device cpu"
+        )
+    return ok(found)
+
+
+def _cores(call: Call, subject: Subject) -> Finding:
+    """A core for each process and for each of its loader workers."""
+    options = call.effective()
+    if "exclusive" in options:
+        return ok("all of each node")
+    gpus = gpus_per_node(options)
+    processes = int(os.environ.get("REID_PROCESSES_PER_NODE") or max(1, gpus))
+    cores = max(
+        gpus * number(options, "cpus-per-gpu", 0),
+        number(options, "cpus-per-task", 1) * number(options, "ntasks-per-node", 1),
+        number(options, "mincpus", 1),
+    )
+    workers = subject.config.data.num_workers
+    found = f"{cores} of each node; processes on it: {processes}, loader workers of each: {workers}"
+    if cores < processes * (workers + 1):
+        option = f"--cpus-per-gpu={workers + 1}" if gpus else f"--mincpus={processes * (workers + 1)}"
+        return warning(found, f"Give sbatch {option} or more, or fewer workers with --data.num-workers")
+    return ok(found)
 
 
 def _time_limit(call: Call, subject: Subject) -> Finding:
@@ -194,50 +216,23 @@ def _ports(_: Subject) -> Finding:
     lowest = int(LOCAL_PORTS.read_text().split()[0])
     if lowest <= HIGHEST_PORT:
         return warning(
-            f"the kernel hands out ports from {lowest}, jobs take 20000 to {HIGHEST_PORT}",
-            "A job may find its port taken now and then; it goes back into the queue then",
+            f"jobs take 20000 to {HIGHEST_PORT}, which the kernel hands out to others from {lowest} on",
+            "A job passes over a port that is taken when it begins. One that is taken in the moments until its processes "
+            "listen there ends it: submit it again",
         )
     return ok(f"jobs take 20000 to {HIGHEST_PORT}, the kernel from {lowest}")
 
 
-def seconds_of(limit: str) -> float:
-    """What Slurm reads as minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
-
-    Raises ValueError for anything else.
-    """
-    if limit.upper() in {"INFINITE", "UNLIMITED"}:
-        return float("inf")
-    days, dash, clock = limit.rpartition("-")
-    parts = clock.split(":")
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
-        raise ValueError(f"--time: expected a time such as 24:00:00 or 1-12, found {limit!r}")
-    weights = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
-    clock_seconds = sum(int(part) * weight for part, weight in zip(parts, weights, strict=False))
-    return 86_400.0 * int(days or 0) + clock_seconds
-
-
-def _directives(script: Path) -> list[tuple[str, str]]:
-    """Options of the #SBATCH lines before the first command."""
-    found: list[tuple[str, str]] = []
-    for line in script.read_text().splitlines() if script.is_file() else []:
-        if line.startswith("#SBATCH"):
-            found += _given(shlex.split(line.removeprefix("#SBATCH"), comments=True))
-        elif line.strip() and not line.startswith("#"):
-            break
-    return found
-
-
-def _given(words: Sequence[str]) -> list[tuple[str, str]]:
-    """`--name=value`, `--name value`, `-N value`, `-Nvalue` and flags -> names and values."""
-    found: list[tuple[str, str]] = []
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            found.append((name, value))
-        elif word.startswith("-") and word[1:2] in SHORT:
-            found.append((SHORT[word[1]], word[2:].removeprefix("=")))
-        elif found and not found[-1][1]:
-            found[-1] = (found[-1][0], word)
+def _mlflow(subject: Subject) -> Finding:
+    """As for a run on one machine, but the jobs of a cluster share what they write to."""
+    found = services.mlflow(subject)
+    uri = tracking_uri_of(subject.folder, subject.config.tracking.uri)
+    if found.status is Status.OK and uri.startswith(services.SQLITE):
+        return warning(
+            f"{found.found}: an SQLite file, and several jobs would write to it over the network",
+            "Set MLFLOW_TRACKING_URI to a server (slurm/mlflow.sbatch runs one), or give --tracking.uri offline and call "
+            "`reid runs sync` later",
+        )
     return found
 
 

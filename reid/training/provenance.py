@@ -1,5 +1,5 @@
 """Where a run comes from: code, libraries, machine and job. Of the environment's variables, which may hold secrets, only
-those of Slurm that are named here are ever read.
+those that are named here are ever read.
 """
 
 import getpass
@@ -67,7 +67,8 @@ def environment() -> str:
 def _code_version() -> dict[str, Any]:
     """Commit and dirtiness of the checkout this code runs from; nothing where that is not known.
 
-    Code of an image is in no checkout: there REID_REVISION names the commit it was built from (docker/Dockerfile).
+    Code of an image is in no checkout: there REID_REVISION names the commit it was built from (docker/Dockerfile). A
+    checkout that is mounted in an image without git is described by REID_CHECKOUT_REVISION (slurm/job.sh).
     """
     here = Path(__file__).parent
     if not (here.parents[1] / ".git").exists():
@@ -85,6 +86,14 @@ def _code_version() -> dict[str, Any]:
             for question in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError) as error:
-        log.debug("no version of the code is known: %s", error)
-        return {}
+        log.debug("git does not tell the version of the code: %s", error)
+        return _told_from_outside(os.environ.get("REID_CHECKOUT_REVISION", ""))
     return {names.Tag.COMMIT: commit.strip(), names.Tag.DIRTY: bool(status.strip())}
+
+
+def _told_from_outside(revision: str) -> dict[str, Any]:
+    """COMMIT or COMMIT-dirty, as `git describe` writes it; nothing is known if it is empty."""
+    if not revision:
+        return {}
+    commit = revision.removesuffix("-dirty")
+    return {names.Tag.COMMIT: commit, names.Tag.DIRTY: commit != revision}

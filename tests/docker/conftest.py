@@ -25,6 +25,7 @@ SECRETS = {
     "MLFLOW_ADMIN_PASSWORD": "a long one, and secret",
     "MLFLOW_SECRET_KEY": "signs sessions",
 }
+GPUS = "3"
 
 MAKE_BASE = """
 container=$(buildah "${store[@]}" from scratch)
@@ -143,10 +144,10 @@ def _package_index() -> str:
 
 @pytest.fixture(scope="session")
 def compose() -> dict[str, Any]:
-    """docker/compose.yaml as podman-compose reads it, with every service and SECRETS filled in."""
+    """docker/compose.yaml as podman-compose reads it, with every service, SECRETS filled in, and so many GPUs."""
     answer = subprocess.run(
         [PROGRAMS / "podman-compose", "--file", ROOT / "docker/compose.yaml", "--profile", "train", "config"],
-        env=os.environ | SECRETS,
+        env=os.environ | SECRETS | {"REID_GPUS": GPUS},
         check=True,
         capture_output=True,
         text=True,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docker.conftest import GPUS
+
 pytestmark = pytest.mark.container
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +48,11 @@ def test_what_runs_our_image_has_no_rights_and_a_read_only_root(compose, name: s
     assert service["tmpfs"] == ["/tmp"]
 
 
-def test_the_trainer_has_the_gpus_and_paths_that_exist(compose) -> None:
+def test_the_trainer_has_a_process_for_each_gpu_and_paths_that_exist(compose) -> None:
     trainer = compose["services"]["trainer"]
     (devices,) = trainer["deploy"]["resources"]["reservations"]["devices"]
-    assert devices == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert (devices["driver"], str(devices["count"]), devices["capabilities"]) == ("nvidia", GPUS, ["gpu"])
+    assert f"--num_processes={GPUS}" in trainer["command"]
     paths = [word.split("=")[1] for word in trainer["command"] if "launch/" in word]
     assert paths == ["launch/accelerate/one_node.yaml", "launch/experiments/vcm.yaml"]
     assert all((ROOT / path).is_file() for path in paths)

@@ -1,10 +1,16 @@
-"""The files for `accelerate launch`: accelerate understands them, and the one for the CPU starts what it promises."""
+"""The files for `accelerate launch`: accelerate understands them, and each starts what it promises.
+
+Without a GPU that is all but the GPUs: the processes of one_gpu, one_node and multi_node find none and meet over gloo, where
+on GPUs they would take one each and meet over NCCL.
+"""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig
@@ -19,8 +25,10 @@ import json, os, sys, torch
 from accelerate import Accelerator
 accelerator = Accelerator(cpu=not torch.cuda.is_available())
 own = torch.tensor([accelerator.process_index])
-seen = {"type": accelerator.distributed_type.value, "backend": torch.distributed.get_backend(),
-        "gathered": accelerator.gather(own).tolist(), "port": os.environ["MASTER_PORT"]}
+together = torch.distributed.is_initialized()
+seen = {"type": accelerator.distributed_type.value, "backend": torch.distributed.get_backend() if together else None,
+        "gathered": accelerator.gather(own).tolist(), "port": os.environ.get("MASTER_PORT"),
+        "machine": os.environ.get("GROUP_RANK")}
 with open(f"{sys.argv[1]}-{accelerator.process_index}.json", "w") as file:
     json.dump(seen, file)
 accelerator.end_training()
@@ -54,21 +62,67 @@ def test_the_number_of_gpus_must_be_given(name: str) -> None:
         launch_command(arguments)
 
 
-@pytest.mark.slow
-def test_the_file_for_the_cpu_starts_two_processes_each_even_twice_at_once(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def start(name: str, *options: str, program: Path, out: Path) -> "subprocess.Popen[bytes]":
+    """The launcher at work, where there is no GPU; cpu.yaml must hide those that there are itself."""
     environment = {key: value for key, value in os.environ.items() if key not in {"MASTER_PORT", "RANK"}}
-    launches = [
-        subprocess.Popen(
-            [*LAUNCH, "--config_file", CONFIGS / "cpu.yaml", program, tmp_path / name], env=environment
-        )
-        for name in ("first", "second")
-    ]
+    return subprocess.Popen(
+        [*LAUNCH, "--config_file", CONFIGS / f"{name}.yaml", *options, program, out],
+        env=environment if name == "cpu" else environment | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def seen(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+@pytest.mark.slow
+def test_the_file_for_the_cpu_starts_two_processes_each_even_twice_at_once(
+    program: Path, tmp_path: Path
+) -> None:
+    launches = [start("cpu", program=program, out=tmp_path / name) for name in ("first", "second")]
     assert [launch.wait(timeout=300) for launch in launches] == [0, 0]
-    seen = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert sorted(seen) == ["first-0", "first-1", "second-0", "second-1"]
-    assert {(one["type"], one["backend"], str(one["gathered"])) for one in seen.values()} == {
+    found = seen(tmp_path)
+    assert sorted(found) == ["first-0", "first-1", "second-0", "second-1"]
+    assert {(one["type"], one["backend"], str(one["gathered"])) for one in found.values()} == {
         ("MULTI_CPU", "gloo", "[0, 1]")
     }
-    assert seen["first-0"]["port"] == seen["first-1"]["port"] != seen["second-0"]["port"]
+    assert found["first-0"]["port"] == found["first-1"]["port"] != found["second-0"]["port"]
+
+
+@pytest.mark.slow
+def test_the_file_for_one_gpu_starts_one_process_and_that_for_one_node_so_many(
+    program: Path, tmp_path: Path
+) -> None:
+    alone = start("one_gpu", program=program, out=tmp_path / "alone")
+    three = start("one_node", "--num_processes", "3", program=program, out=tmp_path / "three")
+    assert [launch.wait(timeout=300) for launch in (alone, three)] == [0, 0]
+    found = seen(tmp_path)
+    assert found.pop("alone-0")["type"] == "NO"
+    assert {name: one["gathered"] for name, one in found.items()} == {
+        f"three-{rank}": [0, 1, 2] for rank in range(3)
+    }
+
+
+@pytest.mark.slow
+def test_the_file_for_several_nodes_joins_a_launcher_of_each(program: Path, tmp_path: Path) -> None:
+    """Two launchers on this machine, a process each: rank follows --machine_rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    common = ("--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
+    launches = [
+        start("multi_node", "--machine_rank", str(rank), *common, program=program, out=tmp_path / "node")
+        for rank in (1, 0)
+    ]
+    assert [launch.wait(timeout=300) for launch in launches] == [0, 0]
+    found = seen(tmp_path)
+    assert {name: one["machine"] for name, one in found.items()} == {"node-0": "0", "node-1": "1"}
+    assert {(one["backend"], str(one["gathered"]), one["port"]) for one in found.values()} == {
+        ("gloo", "[0, 1]", port)
+    }

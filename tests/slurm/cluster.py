@@ -1,4 +1,4 @@
-"""A throw-away Slurm cluster on one machine: a head and some nodes, each a host of its own.
+"""A throw-away Slurm cluster on one machine: a head and some nodes, each a host of its own, with GPUs that only Slurm sees.
 
     with Cluster.up(folder) as cluster:
         job = cluster.sbatch("job.sh", "argument")
@@ -41,7 +41,8 @@ SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
+GresTypes=gpu
 SwitchType=switch/none
 SlurmdParameters=config_overrides
 MpiDefault=none
@@ -62,8 +63,9 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-NodeName=n1 NodeHostname=n1 NodeAddr={n1} Port=16818 CPUs=8 RealMemory=20000
-NodeName=n2 NodeHostname=n2 NodeAddr={n2} Port=16818 CPUs=8 RealMemory=20000
+NodeName=DEFAULT Port=16818 CPUs={cores} CoresPerSocket={cores} RealMemory=20000 Gres=gpu:2
+NodeName=n1 NodeHostname=n1 NodeAddr={n1}
+NodeName=n2 NodeHostname=n2 NodeAddr={n2}
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 MaxTime=INFINITE State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
@@ -78,8 +80,11 @@ class Cluster:
 
     @classmethod
     @contextlib.contextmanager
-    def up(cls, folder: Path) -> Iterator[Self]:
-        """Start it, and end every process of it on leaving. `folder` must have a short path."""
+    def up(cls, folder: Path, *, binding: bool = False) -> Iterator[Self]:
+        """Start it, and end every process of it on leaving. `folder` must have a short path.
+
+        With `binding` a step gets no other cores than Slurm gives it: the nodes then have the two that are really there.
+        """
         cluster = cls(folder)
         for name in ("state", "log", "spool"):
             (folder / name).mkdir(parents=True)
@@ -87,7 +92,13 @@ class Cluster:
         key = folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        (folder / "slurm.conf").write_text(SETTINGS.format(folder=folder, **ADDRESSES))
+        cores, plugin = (2, "task/affinity\nTaskPluginParam=Cores") if binding else (16, "task/none")
+        settings = SETTINGS.format(folder=folder, cores=cores, task_plugin=plugin, **ADDRESSES)
+        (folder / "slurm.conf").write_text(settings)
+        for gpu in ("gpu0", "gpu1"):
+            (folder / gpu).touch()
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         hosts = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
         munged = (
@@ -158,14 +169,29 @@ class Cluster:
                     found.append(int(entry.name))
         return sorted(found)
 
+    @contextlib.contextmanager
+    def listening(self, node: str, port: int) -> Iterator[None]:
+        """Within, a program of the node listens at the port."""
+        program = f"import socket, sys; server = socket.create_server(('', {port})); print(flush=True); sys.stdin.read()"
+        words = [*self._enter(node, "--net"), sys.executable, "-c", program]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+            assert listener.stdin
+            assert listener.stdout
+            listener.stdout.readline()
+            try:
+                yield
+            finally:
+                listener.stdin.close()
+
     def power_off(self, host: str) -> None:
         """Every process of the host ends at once, as if the plug were pulled."""
         first = self._first.pop(host)
         os.kill(first, signal.SIGKILL)
 
         def gone() -> bool:
-            process = Path(f"/proc/{first}")
-            return not process.exists() or "\nState:\tZ" in (process / "status").read_text()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                return "\nState:\tZ" in Path(f"/proc/{first}/status").read_text()
+            return True
 
         self.until(gone, f"{host} powered off")
 

@@ -5,6 +5,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from reid.tracking import names
 from reid.training import provenance
 
@@ -22,6 +24,18 @@ def test_an_image_names_the_commit_that_it_was_built_from_but_a_checkout_its_own
     monkeypatch.setenv("REID_REVISION", "0f1e2d")
     is_checkout = (Path(__file__).parents[3] / ".git").exists()
     assert provenance.tags().get(names.Tag.COMMIT) == (own if is_checkout else "0f1e2d")
+
+
+@pytest.mark.parametrize("mark", ["", "-dirty"])
+def test_where_there_is_no_git_a_job_may_say_which_commit_its_checkout_has(monkeypatch, tmp_path, mark):
+    if not (Path(__file__).parents[3] / ".git").exists():
+        pytest.skip("the code is in no checkout here")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("REID_CHECKOUT_REVISION", raising=False)
+    assert names.Tag.COMMIT not in provenance.tags()
+    monkeypatch.setenv("REID_CHECKOUT_REVISION", f"0f1e2d{mark}")
+    found = provenance.tags()
+    assert (found[names.Tag.COMMIT], found[names.Tag.DIRTY]) == ("0f1e2d", bool(mark))
 
 
 def test_a_job_of_slurm_is_named_and_its_first_life_counts_as_zero_restarts(monkeypatch):
