@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import simplejpeg
@@ -22,7 +23,7 @@ from reid.data.batches import BatchPlan
 from reid.data.clips import IMAGENET_MEAN, IMAGENET_STD, ClipShape, Pixels, test_indices
 from reid.data.loader import training_batches
 from reid.data.manifest import Manifest
-from reid.data.shards import ShardReader, stream
+from reid.data.shards import ShardReader
 from reid.data.workers import Crew
 
 SHAPE = ClipShape()
@@ -100,10 +101,15 @@ class Bench:
             self.reader.read(row, test_indices(num_frames, SHAPE.frames))
 
     def streaming(self) -> None:
-        """The same frames, from whole tracklets."""
+        """The same frames, from whole tracklets, each read in one piece."""
         for shard in self.manifest.shards:
-            for _, frames in stream(shard.path, self.manifest):
-                [frames[index] for index in test_indices(len(frames), SHAPE.frames)]
+            with shard.path.open("rb") as file:
+                for row in range(shard.first_row, shard.first_row + shard.num_tracklets):
+                    frames = self.manifest.frames(row)
+                    first = file.tell()
+                    sample = file.read(int(self.manifest.nbytes[row]))
+                    for offset, size, checksum in zip(*(each.tolist() for each in frames[1:]), strict=True):
+                        assert crc32(sample[offset - first : offset - first + size]) == checksum
 
 
 def _nothing(index: int, pixels: Pixels) -> None:

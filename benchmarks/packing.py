@@ -32,7 +32,8 @@ from benchmarks.writing import by_processes
 from preprocess.images import pil_backend
 from preprocess.options import Check, Mode, Options
 from preprocess.pack import Part, pack
-from preprocess.synthetic import SyntheticConfig, synthesize
+from preprocess.synthetic import synthesize
+from preprocess.synthetic_options import SyntheticConfig
 from preprocess.verify import verify
 from preprocess.write import read_ahead
 from reid.data.manifest import Manifest
@@ -89,11 +90,11 @@ class Packing:
 
     def resize(self, count: int) -> None:
         """Read, decode, resize, encode."""
-        size = RESIZE.size.width, RESIZE.size.height
+        (height, width), quality = RESIZE.resizing
         for path in self.trees.files[count]:
             picture = Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes(), "RGB"))
-            resized = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-            simplejpeg.encode_jpeg(resized, RESIZE.quality, colorsubsampling="420")
+            resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+            simplejpeg.encode_jpeg(resized, quality, colorsubsampling="420")
 
     def decode(self, num_workers: int) -> Slice:
         """Work of several processes that share nothing but the machine."""
@@ -215,7 +216,7 @@ def copying(crops: Packing, rounds: int) -> Iterator[Row]:
     size = f"{payload / len(files) / 1e3:.1f} KB"
     yield Row(f"what tars add to frames of {size}", f"{100 * (shards / payload - 1):.1f} %", "<= 6 %")
     root = crops.trees.roots[most]
-    ahead = [path.relative_to(root).as_posix() for path in files]
+    ahead = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
     found = ratio(
         lambda: cold(files, partial(crops.read, most)),
         lambda: cold(files, lambda: deque(read_ahead(root, ahead), maxlen=0)),

@@ -23,9 +23,11 @@ from preprocess.verify import verify
 from reid.data.augmentation import Augmentation
 from reid.data.batches import BatchPlan
 from reid.data.clips import ClipShape, PairedClips, normalise, test_indices
+from reid.data.description import DESCRIPTION
 from reid.data.loader import Stream, training_batches
-from reid.data.manifest import DESCRIPTION, Manifest
+from reid.data.manifest import Manifest
 from reid.data.shards import DamagedShardError, ShardReader
+from reid.data.ustar import archive_size
 from reid.types import Modality, Role, Split
 
 SHAPE = ClipShape()
@@ -154,7 +156,7 @@ def opening(root: Path, rounds: int, num_tracklets: int, num_shards: int, target
 
 def _write_manifest(root: Path, num_tracklets: int, num_shards: int) -> None:
     frames = tuple(
-        FrameRecord(f"0001/rgb/D1/{index}.jpg", 14_848 * index, 14_000, index) for index in range(21)
+        FrameRecord(f"0001/rgb/D1/{index}.jpg", 14_848 * index + 512, 14_000, index) for index in range(21)
     )
 
     def tracklet(number: int, shard: int, place: int) -> TrackletRecord:
@@ -182,12 +184,25 @@ def _write_manifest(root: Path, num_tracklets: int, num_shards: int) -> None:
         for shard, numbers in enumerate(np.array_split(np.arange(num_tracklets), num_shards)):
             tracklets = tuple(tracklet(number, shard, place) for place, number in enumerate(numbers.tolist()))
             name = f"large-train-{shard:06d}-of-{num_shards:06d}.tar"
-            yield ShardRecord("plan", name, 1, "0" * 64, tracklets, ())
+            nbytes = archive_size(len(tracklets) * 21 * 14_848)
+            yield ShardRecord("", True, "", name, nbytes, "0" * 64, tracklets, (), "0" * 64)
 
     root.mkdir(parents=True)
-    write_tables(root, shards())
-    content = {"name": "large", "synthetic": True, "counts": {}, "protocol": {"minimum_frames": 12}}
-    (root / DESCRIPTION).write_bytes(describe(root, content))
+    files = write_tables(root, shards())
+    content = {
+        "name": "large",
+        "synthetic": True,
+        "protocol": {"minimum_frames": 12, "mixed": "keep"},
+        "source": {
+            "layout": "",
+            "mixed_rows": {},
+            **{name: [] for name in ("notes", "differences", "skipped_frames", "lost_tracklets")},
+        },
+        "options": {},
+        "counts": {},
+        **dict.fromkeys(("plan", "pictures"), "0" * 64),
+    }
+    (root / DESCRIPTION).write_bytes(describe(content, files))
 
 
 def extra_worker(manifest: Manifest) -> Row:

@@ -11,6 +11,7 @@ from benchmarks.trees import Trees
 from preprocess import vcm, workers
 from preprocess.options import Options
 from preprocess.plan import Plan, PlannedShard, make_plan
+from preprocess.publish import NewFile
 from preprocess.write import ShardWriter
 
 Item = TypeVar("Item")
@@ -30,7 +31,7 @@ def by_processes(work: Callable[[Item], None], items: Sequence[Item], num_worker
 def by_us(plan: Plan, shard: PlannedShard, pictures: Iterator[bytes], path: Path) -> None:
     """With bounds of every picture, sha256, checksums, offsets, and the sidecar."""
     with path.open("wb") as file:
-        writer = ShardWriter(plan, shard, file)
+        writer = ShardWriter(plan, shard, NewFile(file))
         for planned in plan.tracklets_of(shard):
             writer.add(planned, pictures)
         writer.close().to_json()
@@ -49,10 +50,8 @@ def by_webdataset(plan: Plan, shard: PlannedShard, pictures: Iterator[bytes], pa
 class Bench:
     def __init__(self, trees: Trees, options: Options, folder: Path) -> None:
         self.folder = folder
-        self.plans = {
-            count: make_plan(vcm.read(root), options, folder / f"{count}.json")
-            for count, root in trees.roots.items()
-        }
+        folder.mkdir()
+        self.plans = {count: make_plan(vcm.read(root), options) for count, root in trees.roots.items()}
         self.pictures = {
             count: {
                 shard: [

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 the world failed, or a data set is damaged; 2 a mistake of
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from preprocess.options import Options, Size
+from preprocess.synthetic_options import SyntheticConfig
 from preprocess.tree import MOST_REPORTED
+from reid.data.description import DamagedManifestError
 
 CORES = len(os.sched_getaffinity(0))
 INTERRUPTED = 130
@@ -26,6 +29,19 @@ Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
 Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 Flat = Annotated[Options, tyro.conf.arg(name="")]
 Arguments = TypeVar("Arguments")
+
+
+@dataclass(frozen=True)
+class SynthesizeArguments:
+    """Make a procedural data set in the official VCM layout."""
+
+    out: Out
+    """Folder to write; it must not exist, or be empty."""
+    config: Annotated[SyntheticConfig, tyro.conf.arg(name="")]
+    num_workers: int = CORES
+    """Processes that draw."""
+    json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +92,12 @@ class InspectArguments:
 
 
 def run_synthesize(arguments: Sequence[str]) -> int:
-    from preprocess import synthetic
-    from preprocess.progress import shown
-
-    @dataclass(frozen=True)
-    class SynthesizeArguments:
-        """Make a procedural data set in the official VCM layout."""
-
-        out: Out
-        """Folder to write; it must not exist, or be empty."""
-        config: Annotated[synthetic.SyntheticConfig, tyro.conf.arg(name="")]
-        num_workers: int = CORES
-        """Processes that draw."""
-        json: bool = False
-        """Print JSON."""
-
     chosen = _parse(SynthesizeArguments, arguments, "synthesize")
+    from preprocess.progress import shown
+    from preprocess.synthetic import synthesize
+
     with shown("drawing", "identities") as progress:
-        summary = synthetic.synthesize(chosen.config, chosen.out, chosen.num_workers, progress)
+        summary = synthesize(chosen.config, chosen.out, chosen.num_workers, progress)
     fields = {**asdict(summary), "root": str(summary.root)}
     if chosen.json:
         print(json.dumps(fields, indent=2))
@@ -127,7 +131,6 @@ def run_pack(arguments: Sequence[str]) -> int:
         seal_only=chosen.seal,
         show=shown,
     )
-    source = packed.description.get("source", {})
     if chosen.json:
         fields = packed._asdict() | {"out": str(packed.out), "backend": backend._asdict()}
         print(json.dumps(fields, indent=2))
@@ -136,11 +139,11 @@ def run_pack(arguments: Sequence[str]) -> int:
     if not packed.sealed:
         print(f"{packed.out}: not complete yet; when all parts are written, run the same command with --seal")
         return 0
+    source = packed.description["source"]
     print(f"layout: {source['layout']}")
-    _print_list("odd but not wrong", source["notes"])
-    _print_list("differs from the published VCM", source["differences"])
-    _print_list("pictures left out", [": ".join(each) for each in source["skipped_frames"]])
+    _print_notes(source)
     print(_summary(packed.out, packed.description))
+    print(f"data set id {packed.id}")
     return 0
 
 
@@ -163,7 +166,7 @@ def run_verify(arguments: Sequence[str]) -> int:
     how = "every frame decoded" if found.decoded else "checksums only"
     print(
         f"{chosen.out}: whole; {found.shards:,} shards, {found.tracklets:,} tracklets, {found.frames:,} frames, "
-        f"{found.nbytes:,} bytes, {how}"
+        f"{found.nbytes:,} bytes, {how}; data set id {found.id}"
     )
     return 0
 
@@ -197,8 +200,7 @@ def run_inspect(arguments: Sequence[str]) -> int:
     print(
         f"\npairs of query and gallery in the same camera, left out of evaluation: {shown['same_camera_pairs']:,}"
     )
-    _print_list("odd but not wrong", shown["notes"])
-    _print_list("differs from the published VCM", shown["differences"])
+    _print_notes(shown)
     return 0
 
 
@@ -222,15 +224,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\npreprocess: there is no command {name!r}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # to be tidied up after, as after Ctrl-C
     try:
         return COMMANDS[name][0](rest)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"preprocess {name}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 2 if isinstance(error, ValueError) and not isinstance(error, DamagedManifestError) else 1
     except KeyboardInterrupt:
         remedy = "; the same command goes on from here" if name == "pack" else ""
         print(f"preprocess {name}: interrupted{remedy}", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sizes() -> tyro.constructors.ConstructorRegistry:
@@ -246,7 +253,7 @@ def _sizes() -> tyro.constructors.ConstructorRegistry:
     def rule(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[Size] | None:
-        if info.type is not Size:
+        if info.type != Size | None:
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
@@ -278,6 +285,13 @@ def _summary(out: Path, fields: dict[str, Any]) -> str:
         f"{out}: {fields['name']} ({kind}), {counts['identities']:,} identities, {counts['tracklets']:,} tracklets, "
         f"{counts['frames']:,} frames in {counts['shards']:,} shards"
     )
+
+
+def _print_notes(source: dict[str, Any]) -> None:
+    _print_list("odd but not wrong", source["notes"])
+    _print_list("differs from the published VCM", source["differences"])
+    _print_list("pictures left out", [": ".join(each) for each in source["skipped_frames"]])
+    _print_list("tracklets that this cost", source["lost_tracklets"])
 
 
 def _print_list(title: str, lines: Sequence[str]) -> None:

@@ -91,10 +91,14 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP, *, fake_infrared: bool = False) 
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > LARGEST_TABLE:
-        raise BadTreeError(f"{path}: larger than {LARGEST_TABLE:,} bytes; this is no table of frames.")
     try:
-        table = json.loads(path.read_bytes())
+        if path.stat().st_size > LARGEST_TABLE:
+            raise BadTreeError(f"{path}: larger than {LARGEST_TABLE:,} bytes; this is no table of frames.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadTreeError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        table = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadTreeError(f"{path}: not JSON: {error}") from error
     if not isinstance(table, dict):

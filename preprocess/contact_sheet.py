@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from preprocess.synthetic import FIRST_FULL, SyntheticConfig, SyntheticTracklet, plan_identity, render
+from preprocess.synthetic import FIRST_FULL, SyntheticTracklet, plan_identity, render
+from preprocess.synthetic_options import SyntheticConfig
 from reid.types import Modality
 
 GAP, LABEL_HEIGHT = 12, 14  # pixels

@@ -2,8 +2,9 @@
 
     Tree, Options -> planned tracklets in canonical order -> sizes of their files -> cut -> Plan
 
-Everything that decides a byte of the result is in `Plan.id`, so processes that share no more than a folder can tell
-whether they work on the same pack. The cut is kept in `plan.json`: the first process makes it, all others read it.
+Everything that decides a byte of the result but the pictures is in `Plan.id`, so processes that share no more than a
+folder can tell whether they work on the same pack. Each shard knows its pictures by their paths and sizes, so one whose
+pictures have changed since it was written is written anew. The plan is a function of the tree: every process makes it.
 """
 
 import hashlib
@@ -11,22 +12,21 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preprocess.images import fingerprint
+from preprocess.images import PictureError, fingerprint
 from preprocess.options import BadFrames, Mode, Options, Order
-from preprocess.publish import write_whole
+from preprocess.progress import Progress, silent
 from preprocess.tree import BadTreeError, Tree
-from reid.data.manifest import VERSION
+from reid.data.description import VERSION
 from reid.data.shards import LARGEST_FRAME, sample_json
 from reid.data.ustar import BLOCK, archive_size, padded
 from reid.types import Split, Tracklet
 
-PLAN_FILE = "plan.json"
 BYTES_PER_PIXEL = 0.4  # what a resized frame is expected to take; only decides where shards are cut
 STAT_THREADS = 16
 STAT_AT_ONCE = 32  # tracklets
@@ -55,25 +55,42 @@ class PlannedTracklet(NamedTuple):
 
 
 class PlannedShard(NamedTuple):
-    """A shard: tracklets [first, stop) of the plan. `nbytes` is its size where that is known before writing."""
+    """A shard: tracklets [first, stop) of the plan. `pictures` is a sha256 of the paths and sizes of its files."""
 
+    number: int
     name: str
     first: int
     stop: int
-    nbytes: int | None
+    pictures: str
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """A pack before it is made. `sizes` are the bytes of the files of each tracklet, 0 where one cannot be read."""
+
     id: str
     dataset: str
+    synthetic: bool
     options: Options
     root: Path
     tracklets: list[PlannedTracklet]
+    sizes: list[list[int]]
     shards: list[PlannedShard]
+
+    @property
+    def pictures(self) -> str:
+        """A sha256 of the paths and sizes of all files."""
+        return hashlib.sha256("".join(shard.pictures for shard in self.shards).encode()).hexdigest()
 
     def tracklets_of(self, shard: PlannedShard) -> list[PlannedTracklet]:
         return self.tracklets[shard.first : shard.stop]
+
+    def files_of(self, shard: PlannedShard) -> Iterator[tuple[str, int]]:
+        """Path and size of every picture of a shard, in order."""
+        for planned, sizes in zip(
+            self.tracklets_of(shard), self.sizes[shard.first : shard.stop], strict=True
+        ):
+            yield from zip(planned.tracklet.frames, sizes, strict=True)
 
     def num_frames_of(self, shard: PlannedShard) -> int:
         return sum(len(planned.tracklet.frames) for planned in self.tracklets_of(shard))
@@ -82,13 +99,11 @@ class Plan:
 def decisive(options: Options) -> dict[str, Any]:
     """What the bytes of a shard depend on, besides the tracklets, which say themselves whether they are generated.
 
-    `copy` depends neither on size and quality nor on any library.
+    `copy` depends on no library.
     """
-    fields = asdict(options)
+    fields = {name: value for name, value in asdict(options).items() if value is not None}
     del fields["fake_infrared"]
-    if options.mode is Mode.COPY:
-        return {name: value for name, value in fields.items() if name not in {"size", "quality"}}
-    return fields | {"libraries": fingerprint()}
+    return fields if options.mode is Mode.COPY else fields | {"libraries": fingerprint()}
 
 
 def identify(tree: Tree, options: Options) -> str:
@@ -96,18 +111,18 @@ def identify(tree: Tree, options: Options) -> str:
     return _identifier(tree.dataset, options, _planned(tree.tracklets, options.order))
 
 
-def make_plan(tree: Tree, options: Options, saved: Path) -> Plan:
-    """The plan of a pack. The cut is read from `saved` if it is there, else made and written there.
+def make_plan(tree: Tree, options: Options, progress: Progress = silent) -> Plan:
+    """The plan of a pack. `progress` hears (tracklets whose files were looked at, of all).
 
-    Raises BadTreeError if a file is missing, and ValueError if `saved` is the plan of another pack.
+    Raises BadTreeError if a file is missing, unless bad frames are to be skipped.
     """
     tracklets = _planned(tree.tracklets, options.order)
     identifier = _identifier(tree.dataset, options, tracklets)
-    cut = _load(saved, identifier)
-    if cut is None:
-        cut = _cut(tree.dataset, options, tracklets, _sizes(tree.root, tracklets))
-        _save(saved, identifier, cut)
-    return Plan(identifier, tree.dataset, options, tree.root, tracklets, cut)
+    sizes = _sizes(tree.root, options, tracklets, progress)
+    shards = _cut(tree.dataset, options, tracklets, sizes)
+    return Plan(
+        identifier, tree.dataset, tree.synthesis is not None, options, tree.root, tracklets, sizes, shards
+    )
 
 
 def _planned(tracklets: list[Tracklet], order: Order) -> list[PlannedTracklet]:
@@ -146,37 +161,47 @@ def _identifier(dataset: str, options: Options, tracklets: list[PlannedTracklet]
     return digest.hexdigest()
 
 
-def _sizes(root: Path, tracklets: list[PlannedTracklet]) -> list[list[int]]:
-    """The bytes of every file. Raises BadTreeError that lists all files that are missing, no files, or out of bounds."""
+def _sizes(
+    root: Path, options: Options, tracklets: list[PlannedTracklet], progress: Progress
+) -> list[list[int]]:
+    """The bytes of every file. Raises BadTreeError that lists all files that cannot be packed, unless they may be skipped."""
     mistakes: list[str] = []
+
+    def size_of(tracklet: Tracklet, frame: str) -> int:
+        try:
+            return file_size(f"{root}/{frame}")
+        except PictureError as error:
+            mistakes.append(f"{frame} (row {tracklet.row} of {tracklet.source}): {error}")
+            return 0
 
     def sizes_of(first: int) -> list[list[int]]:
         return [
-            [_size(root, planned.tracklet, frame, mistakes.append) for frame in planned.tracklet.frames]
+            [size_of(planned.tracklet, frame) for frame in planned.tracklet.frames]
             for planned in tracklets[first : first + STAT_AT_ONCE]
         ]
 
+    sizes: list[list[int]] = []
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        pieces = pool.map(sizes_of, range(0, len(tracklets), STAT_AT_ONCE))
-        sizes = [of_frames for piece in pieces for of_frames in piece]
-    if mistakes:
+        for piece in pool.map(sizes_of, range(0, len(tracklets), STAT_AT_ONCE)):
+            sizes += piece
+            progress(len(sizes), len(tracklets))
+    if mistakes and options.bad_frames is BadFrames.FAIL:
         raise BadTreeError.listing(root, sorted(mistakes))
     return sizes
 
 
-def _size(root: Path, tracklet: Tracklet, frame: str, report: Callable[[str], None]) -> int:
-    where = f"{frame} (row {tracklet.row} of {tracklet.source})"
+def file_size(path: str) -> int:
+    """The bytes of a picture. Raises PictureError if it is missing, no plain file, or out of bounds."""
     try:
-        found = os.lstat(f"{root}/{frame}")
+        found = os.lstat(path)
     except OSError as error:
-        report(f"{where}: {error.strerror}")
-        return 0
+        raise PictureError(str(error.strerror)) from error
     if stat.S_ISLNK(found.st_mode):
-        report(f"{where}: is a link; put the picture itself there")
-    elif not stat.S_ISREG(found.st_mode):
-        report(f"{where}: is not a regular file")
-    elif not 0 < found.st_size <= LARGEST_FRAME:
-        report(f"{where}: {found.st_size:,} bytes, expected 1 to {LARGEST_FRAME:,}")
+        raise PictureError("is a link; put the picture itself there")
+    if not stat.S_ISREG(found.st_mode):
+        raise PictureError("is not a regular file")
+    if not 0 < found.st_size <= LARGEST_FRAME:
+        raise PictureError(f"{found.st_size:,} bytes, expected 1 to {LARGEST_FRAME:,}")
     return found.st_size
 
 
@@ -187,21 +212,28 @@ def _cut(
     contents = [
         _content(options, planned, of_frames) for planned, of_frames in zip(tracklets, sizes, strict=True)
     ]
-    shards = []
+    shards: list[PlannedShard] = []
     for split in Split:
         pieces = list(_pieces(split, options.shard_mebibytes << 20, tracklets, contents))
         for number, (first, stop) in enumerate(pieces):
             name = f"{dataset}-{split}-{number:06d}-of-{len(pieces):06d}.tar"
-            exact = options.mode is Mode.COPY and options.bad_frames is BadFrames.FAIL
-            nbytes = archive_size(sum(contents[first:stop])) if exact else None
-            shards.append(PlannedShard(name, first, stop, nbytes))
+            pictures = _fingerprint(tracklets[first:stop], sizes[first:stop])
+            shards.append(PlannedShard(len(shards), name, first, stop, pictures))
     return shards
+
+
+def _fingerprint(tracklets: list[PlannedTracklet], sizes: list[list[int]]) -> str:
+    digest = hashlib.sha256()
+    for planned, of_frames in zip(tracklets, sizes, strict=True):
+        digest.update(f"{planned.key} {planned.tracklet.frames} {of_frames}\n".encode())
+    return digest.hexdigest()
 
 
 def _content(options: Options, planned: PlannedTracklet, sizes: list[int]) -> int:
     """The bytes that a tracklet takes in a shard, headers included."""
     if options.mode is Mode.RESIZE:
-        sizes = [int(BYTES_PER_PIXEL * options.size.height * options.size.width)] * len(sizes)
+        (height, width), _ = options.resizing
+        sizes = [int(BYTES_PER_PIXEL * height * width)] * len(sizes)
     members = [len(planned.description(len(sizes))), *sizes]
     return sum(BLOCK + padded(size) for size in members)
 
@@ -219,21 +251,3 @@ def _pieces(
             first, content = position, 0
         content += contents[position]
     yield first, members[-1] + 1
-
-
-def _load(saved: Path, identifier: str) -> list[PlannedShard] | None:
-    if not saved.is_file():
-        return None
-    fields = json.loads(saved.read_bytes())
-    if fields["id"] != identifier:
-        raise ValueError(
-            f"{saved.parent} holds an unfinished pack of another tree, with other options or other libraries "
-            f"({fields['id'][:12]}, this one is {identifier[:12]}). Finish that one, or remove {saved.parent}."
-        )
-    return [PlannedShard(*shard) for shard in fields["shards"]]
-
-
-def _save(saved: Path, identifier: str, shards: list[PlannedShard]) -> None:
-    """Publish the cut for the other processes. Whoever else does so now writes the same bytes."""
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(saved, json.dumps({"id": identifier, "shards": shards}).encode())

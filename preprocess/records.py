@@ -1,6 +1,6 @@
 """What the writer of a shard notes about it, and the tables that are made of these notes.
 
-    PlannedTracklet, pictures -> TrackletRecord -> ShardRecord -> sidecar of a shard (JSON)
+    PlannedTracklet, pictures -> TrackletRecord -> ShardRecord -> sidecar of a shard (JSON, with a digest of itself)
     sidecars, in order -> tables of the manifest -> dataset.json
 
 A record has an attribute for every column of its table, so the columns are named in `reid.data.manifest` alone.
@@ -8,7 +8,9 @@ A record has an attribute for every column of its table, so the columns are name
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -16,8 +18,15 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reid.data.manifest import FORMAT, FRAMES, SHARDS, TABLES, TRACKLETS, VERSION, sha256
+from preprocess.plan import Plan, PlannedShard
+from preprocess.publish import whole_file
+from reid.data.description import FORMAT, TABLES, VERSION, sealed, unsealed
+from reid.data.manifest import FRAMES, SHARDS, TRACKLETS
 from reid.types import Modality, Role, Split
+
+ROW_GROUP = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 class FrameRecord(NamedTuple):
@@ -58,12 +67,15 @@ class TrackletRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """The sidecar of a shard. `plan` says which plan it belongs to, `skipped` which pictures were left out, and why.
+    """The sidecar of a shard. `plan` and `pictures` say which plan it belongs to, and of which paths and sizes it was made,
+    `skipped` which pictures were left out, and why.
 
     `sidecar_sha256` is that of the file it was read from.
     """
 
     plan: str
+    synthetic: bool
+    pictures: str
     name: str
     nbytes: int
     sha256: str
@@ -79,30 +91,22 @@ class ShardRecord:
     def num_frames(self) -> int:
         return sum(tracklet.num_frames for tracklet in self.tracklets)
 
-    @property
-    def first_key(self) -> str:
-        return self.tracklets[0].key
-
-    @property
-    def last_key(self) -> str:
-        return self.tracklets[-1].key
-
     def to_json(self) -> bytes:
         written = _fields(self) | {"tracklets": [_fields(tracklet) for tracklet in self.tracklets]}
         del written["sidecar_sha256"]
-        return json.dumps(written, separators=(",", ":")).encode() + b"\n"
+        return sealed(json.dumps(written, separators=(",", ":")))
 
     @classmethod
     def read(cls, sidecar: Path) -> Self:
-        """Raises ValueError if the file is not what `to_json` writes."""
-        data = sidecar.read_bytes()
+        """Raises ValueError if the file cannot be read, or is not what `to_json` writes."""
         try:
-            read = json.loads(data)
+            data = sidecar.read_bytes()
+            read = unsealed(data)
             read["tracklets"] = tuple(_tracklet(each) for each in read["tracklets"])
             read["skipped"] = tuple((str(name), str(reason)) for name, reason in read["skipped"])
             return cls(**read, sidecar_sha256=hashlib.sha256(data).hexdigest())
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{sidecar}: not the sidecar of a shard: {error!r}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{sidecar}: not the sidecar of a shard: {error}") from error
 
 
 def _fields(record: ShardRecord | TrackletRecord) -> dict[str, Any]:
@@ -116,34 +120,56 @@ def _tracklet(read: dict[str, Any]) -> TrackletRecord:
     return TrackletRecord(**read)
 
 
-def read_finished(tar: Path, plan: str) -> ShardRecord | None:
-    """The record of a shard of this plan, if it is there with its sidecar, which is published after it."""
+def read_finished(folder: Path, plan: Plan, shard: PlannedShard) -> ShardRecord | None:
+    """The record of a shard, if it is there as planned, with its sidecar, which is published after it.
+
+    A sidecar that cannot be read is none.
+    """
+    tar = folder / shard.name
     sidecar = tar.with_suffix(".json")
     if not (sidecar.is_file() and tar.is_file()):
         return None
-    record = ShardRecord.read(sidecar)
-    return record if (record.plan, record.nbytes) == (plan, tar.stat().st_size) else None
+    try:
+        record = ShardRecord.read(sidecar)
+    except ValueError as error:
+        log.warning("%s. The shard is written anew.", error)
+        return None
+    planned = (plan.id, shard.pictures, tar.stat().st_size)
+    return record if (record.plan, record.pictures, record.nbytes) == planned else None
 
 
-def write_tables(root: Path, shards: Iterable[ShardRecord]) -> None:
-    """Write the tables of the manifest below `root`, from the shards in order.
+def write_tables(root: Path, shards: Iterable[ShardRecord]) -> dict[str, dict[str, Any]]:
+    """Write the tables of the manifest below `root`, from the shards in order. Returns what `dataset.json` says of them.
 
-    Holds one shard at a time, so the memory needed does not grow with the data set.
+    Holds the frames of one shard and the tracklets of a row group at a time, so the memory needed hardly grows with the
+    data set. Row groups are few, because opening takes a while for each.
     """
-    paths = [root / table for table in TABLES]
-    paths[0].parent.mkdir(exist_ok=True)
+    (root / TABLES[0]).parent.mkdir(exist_ok=True)
     options = {"compression": "zstd", "write_page_checksum": True}
-    with (
-        pq.ParquetWriter(paths[0], SHARDS, **options) as shard_table,
-        pq.ParquetWriter(paths[1], TRACKLETS, **options) as tracklet_table,
-        pa.OSFile(str(paths[2]), "wb") as file,
-        pa.ipc.new_file(file, FRAMES) as frame_table,
-    ):
-        for shard in shards:
-            shard_table.write_batch(_batch(SHARDS, [shard]))
-            tracklet_table.write_batch(_batch(TRACKLETS, shard.tracklets))
-            frames = [frame for tracklet in shard.tracklets for frame in tracklet.frames]
-            frame_table.write_batch(_batch(FRAMES, frames))
+    with ExitStack() as stack:
+        files = [stack.enter_context(whole_file(root / table)) for table in TABLES]
+        with (
+            pq.ParquetWriter(files[0], SHARDS, **options) as shard_table,
+            pq.ParquetWriter(files[1], TRACKLETS, **options) as tracklet_table,
+            pa.ipc.new_file(files[2], FRAMES) as frame_table,
+        ):
+            of_shards: list[Any] = []
+            of_tracklets: list[Any] = []
+            for shard in shards:
+                frames = [frame for tracklet in shard.tracklets for frame in tracklet.frames]
+                frame_table.write_batch(_batch(FRAMES, frames))
+                of_shards.append(_batch(SHARDS, [shard]))
+                of_tracklets.append(_batch(TRACKLETS, shard.tracklets))
+                if sum(batch.num_rows for batch in of_tracklets) >= ROW_GROUP:
+                    tracklet_table.write_table(pa.Table.from_batches(of_tracklets))
+                    of_tracklets.clear()
+            shard_table.write_table(pa.Table.from_batches(of_shards))
+            if of_tracklets:
+                tracklet_table.write_table(pa.Table.from_batches(of_tracklets))
+        return {
+            name: {"nbytes": file.nbytes, "sha256": file.sha256}
+            for name, file in zip(TABLES, files, strict=True)
+        }
 
 
 def _batch(schema: Any, records: Sequence[object]) -> Any:
@@ -151,12 +177,7 @@ def _batch(schema: Any, records: Sequence[object]) -> Any:
     return pa.record_batch(columns, schema=schema)
 
 
-def describe(root: Path, content: dict[str, Any]) -> bytes:
-    """The bytes of `dataset.json` for the tables that are already below `root`."""
-    files = {
-        table: {"nbytes": (root / table).stat().st_size, "sha256": sha256(root / table)} for table in TABLES
-    }
-    return (
-        json.dumps({"format": FORMAT, "version": VERSION, **content, "files": files}, indent=2).encode()
-        + b"\n"
-    )
+def describe(content: dict[str, Any], files: dict[str, dict[str, Any]]) -> bytes:
+    """The bytes of `dataset.json`, for tables as `write_tables` has written them."""
+    fields = {"format": FORMAT, "version": VERSION, **content, "files": files}
+    return sealed(json.dumps(fields, indent=2))

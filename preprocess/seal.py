@@ -1,45 +1,48 @@
 """The end of a pack: written shards -> tables -> `dataset.json`, which makes them a data set.
 
-    sidecars in order -> tables -> every shard read back, compared with the tables -> counts -> dataset.json
+    sidecars in order -> tables -> every shard read back from its disk, compared with the tables -> counts -> dataset.json
 
-Everything here can be done again: a pack that was killed while sealing is sealed from the beginning.
+One process does this, while nobody writes. Everything here can be done again: a pack that was killed while sealing is
+sealed from the beginning.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from preprocess import workers
-from preprocess.plan import PLAN_FILE, Plan, decisive
+from preprocess.contents import content_damage
+from preprocess.plan import Plan, PlannedShard, decisive
 from preprocess.progress import Progress
-from preprocess.publish import sweep, sync, write_whole
+from preprocess.publish import sweep, write_whole
 from preprocess.records import ShardRecord, describe, read_finished, write_tables
 from preprocess.statistics import count, differences
 from preprocess.tree import Tree
 from preprocess.vcm import DATASET
-from preprocess.verify import content_damage
-from reid.data.manifest import DESCRIPTION, TABLES, Manifest, read_description
+from reid.data.description import DESCRIPTION
+from reid.data.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 
-def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progress) -> dict[str, Any]:
-    """Turn the shards in `stage` into a data set, ready to be renamed. Returns what its `dataset.json` says.
+def seal(plan: Plan, root: Path, tree: Tree, num_workers: int, progress: Progress) -> None:
+    """Turn the shards below `root` into a data set, ready to be renamed.
 
-    `progress` hears (shards read back, of all). Raises ValueError if shards are missing, and RuntimeError if one is not on disk as it was written.
+    `progress` hears (shards read back, of all). Raises ValueError if shards are missing, and RuntimeError if one is not on
+    disk as it was written.
     """
-    sweep(stage)
     skipped: list[tuple[str, str]] = []
-    write_tables(stage, _records(plan, stage / "shards", skipped))
-    for table in TABLES:
-        sync(stage / table)
-    sync((stage / TABLES[0]).parent)
+    lost: list[str] = []
+    files = write_tables(root, _records(plan, root / "shards", skipped, lost))
+    sweep(root)
     fields: dict[str, Any] = {
         "name": plan.dataset,
-        "synthetic": tree.synthesis is not None,
+        "synthetic": plan.synthetic,
         "plan": plan.id,
+        "pictures": plan.pictures,
         "protocol": {"minimum_frames": plan.options.minimum_frames, "mixed": plan.options.mixed},
         "options": decisive(plan.options),
         "source": {
@@ -47,37 +50,61 @@ def seal(plan: Plan, stage: Path, tree: Tree, num_workers: int, progress: Progre
             "mixed_rows": tree.num_mixed,
             "notes": tree.notes,
             "skipped_frames": skipped,
+            "lost_tracklets": lost,
             "synthesis": tree.synthesis,
         },
     }
-    manifest = Manifest(stage, {**fields, "counts": {}}, digest="")
+    manifest = Manifest(root, {**fields, "counts": {}}, digest="")
     _read_back(manifest, num_workers, progress)
-    _remove_strangers(stage / "shards", plan)
+    _remove_strangers(root / "shards", plan)
     counted = count(manifest)
     published = tree.dataset == DATASET
     fields["source"]["differences"] = (
         differences(counted, tree, plan.options.minimum_frames) if published else []
     )
-    write_whole(stage / DESCRIPTION, describe(stage, {**fields, "counts": counted}))
-    (stage / PLAN_FILE).unlink(missing_ok=True)
-    return read_description(stage)[0]
+    write_whole(root / DESCRIPTION, describe({**fields, "counts": counted}, files))
 
 
-def _records(plan: Plan, folder: Path, skipped: list[tuple[str, str]]) -> Iterator[ShardRecord]:
-    """The records of all shards, in order; skipped frames are added to `skipped` on the way."""
+def unwritten(plan: Plan, folder: Path) -> list[str]:
+    """The shards that have no sidecar yet."""
+    return [shard.name for shard in plan.shards if not (folder / shard.name).with_suffix(".json").is_file()]
+
+
+def not_written(plan: Plan, missing: list[str]) -> ValueError:
+    return ValueError(
+        f"{len(missing)} of {len(plan.shards)} shards are not written yet, or not from the pictures that the raw tree has "
+        f"now; the first is {missing[0]}. Run the parts that write them, then seal again."
+    )
+
+
+def _records(
+    plan: Plan, folder: Path, skipped: list[tuple[str, str]], lost: list[str]
+) -> Iterator[ShardRecord]:
+    """The records of all shards, in order; what was left out is added to `skipped` and `lost` on the way."""
     missing = []
     for shard in plan.shards:
-        record = read_finished(folder / shard.name, plan.id)
+        record = read_finished(folder, plan, shard)
         if record is None:
             missing.append(shard.name)
         elif not missing:
             skipped += record.skipped
+            lost += _lost(plan, shard, record)
             yield record
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(plan.shards)} shards are not written yet, the first is {missing[0]}. Run the "
-            "parts that write them, then seal again."
-        )
+        raise not_written(plan, missing)
+
+
+def _lost(plan: Plan, shard: PlannedShard, record: ShardRecord) -> Iterator[str]:
+    """The tracklets that unreadable pictures cost, or made too short for the protocol."""
+    packed = {tracklet.key: tracklet.num_frames for tracklet in record.tracklets}
+    minimum = plan.options.minimum_frames
+    for planned in plan.tracklets_of(shard):
+        left, frames = packed.get(planned.key, 0), len(planned.tracklet.frames)
+        who = f"{planned.tracklet.source}:{planned.tracklet.row} ({planned.tracklet.role}, {planned.key})"
+        if not left:
+            yield f"{who}: none of its {frames} frames can be read, so it is left out"
+        elif left < minimum <= frames:
+            yield f"{who}: {left} of its {frames} frames are left, fewer than the {minimum} of the protocol"
 
 
 def _read_back(manifest: Manifest, num_workers: int, progress: Progress) -> None:
@@ -90,6 +117,7 @@ def _read_back(manifest: Manifest, num_workers: int, progress: Progress) -> None
 
 def _check_shard(manifest: Manifest, number: int, advance: Callable[[int], None]) -> None:
     """Compare what lies on disk with what was written. A shard that differs is forgotten, and an error."""
+    _forget_pages(manifest.shards[number].path)
     for damage in content_damage(manifest, number, False, lambda _: None):
         manifest.shards[number].path.with_suffix(".json").unlink()
         raise RuntimeError(
@@ -97,6 +125,12 @@ def _check_shard(manifest: Manifest, number: int, advance: Callable[[int], None]
             f"{damage.reason}. Check the disk, and run the same command again: it writes this shard anew."
         )
     advance(1)
+
+
+def _forget_pages(path: Path) -> None:
+    """Let the kernel drop a file from its memory, so that it is read from the disk: it was synchronised when written."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _remove_strangers(folder: Path, plan: Plan) -> None:

@@ -83,21 +83,21 @@ def _reason(name: str, split: Split, tree: Tree, minimum_frames: int) -> str:
 
 def inspect(manifest: Manifest) -> dict[str, Any]:
     """All that `inspect` shows, ready for JSON. The table has a row a camera: tracklets of each modality."""
-    source = manifest.description.get("source", {})
+    source = manifest.description["source"]
     return {
         "root": str(manifest.root),
         "name": manifest.name,
         "synthetic": manifest.synthetic,
         "id": manifest.digest,
         "minimum_frames": manifest.minimum_frames,
-        "counts": manifest.counts,
+        "counts": count(manifest),
         "cameras": _camera_table(manifest),
         "sizes": _sizes(manifest),
         "frames_per_tracklet": _spread(manifest),
         "same_camera_pairs": same_camera_pairs(manifest),
         **{
-            name: source.get(name)
-            for name in ("layout", "mixed_rows", "notes", "differences", "skipped_frames")
+            name: source[name]
+            for name in ("layout", "mixed_rows", "notes", "differences", "skipped_frames", "lost_tracklets")
         },
     }
 

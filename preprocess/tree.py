@@ -9,16 +9,17 @@ from preprocess.options import Mixed
 from reid.types import Split, Tracklet
 
 MOST_REPORTED = 20
+MOST_BAD_PICTURES = 1_000
 
 
 class BadTreeError(ValueError):
     """A raw tree that cannot be packed as it is. The message lists the mistakes found, each with file and line."""
 
     @classmethod
-    def listing(cls, root: Path, mistakes: Iterable[str]) -> "BadTreeError":
+    def listing(cls, root: Path, mistakes: Iterable[str], most: int = MOST_REPORTED) -> "BadTreeError":
         found = list(mistakes)
-        more = [f"... and {len(found) - MOST_REPORTED} more"] if len(found) > MOST_REPORTED else []
-        return cls("\n  ".join([f"{root} cannot be packed:", *found[:MOST_REPORTED], *more]))
+        more = [f"... and {len(found) - most} more"] if len(found) > most else []
+        return cls("\n  ".join([f"{root} cannot be packed:", *found[:most], *more]))
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from preprocess.options import Mixed
 from preprocess.tree import BadTreeError, Tree
 from preprocess.vcm_index import (
+    BLANKS,
     INDEX_FILES,
     NAME_FILES,
     QUERY_FILE,
@@ -33,10 +34,10 @@ DATASET = "hitsz-vcm"
 INFO_FOLDERS = (".", "info")
 PICTURE_FOLDERS = {Split.TRAIN: (".", "Train", "Train/Train"), Split.TEST: (".", "Test", "Test/Test")}
 LAYOUT_NAMES = {
-    (".", "."): "identities and index files in the root",
-    ("info", "."): "identities in the root, index files in info/",
-    ("info", "Train"): "Train/, Test/ and info/",
-    ("info", "Train/Train"): "Train/Train, Test/Test and info/",
+    (".", ".", "."): "identities and index files in the root",
+    ("info", ".", "."): "identities in the root, index files in info/",
+    ("info", "Train", "Test"): "Train/, Test/ and info/",
+    ("info", "Train/Train", "Test/Test"): "Train/Train, Test/Test and info/",
 }
 SYNTHETIC_FILE = "synthetic.json"
 
@@ -53,7 +54,7 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP) -> Tree:
     """Read the index files of a raw tree. Pictures are not touched. Raises BadTreeError."""
     layout = find_layout(root)
     synthesis = _synthesis(root)
-    dataset = "synthetic-vcm" if synthesis else DATASET
+    dataset = DATASET if synthesis is None else "synthetic-vcm"
     tree = Tree(root, dataset, layout.name, mixed, synthesis=synthesis)
     queries = read_queries(layout.info)
     rows = {split: read_rows(layout.info, split) for split in Split}
@@ -91,7 +92,7 @@ def _synthesis(root: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise BadTreeError(f"{path}: not the description of a synthetic tree: {error}") from error
 
 
@@ -112,7 +113,7 @@ def find_layout(root: Path) -> Layout:
     pictures: dict[Split, str] = {}
     for split in Split:
         first = next(iter(lines(root / info / NAME_FILES[split])), "")
-        identity = first[:4]
+        identity = first.strip(BLANKS)[:4]
         candidates = [folder for folder in PICTURE_FOLDERS[split] if (root / folder / identity).is_dir()]
         if not identity or not candidates:
             looked = ", ".join(str(root / folder / (identity or "PPPP")) for folder in PICTURE_FOLDERS[split])
@@ -122,7 +123,7 @@ def find_layout(root: Path) -> Layout:
             )
         pictures[split] = candidates[0]
     name = LAYOUT_NAMES.get(
-        (info, pictures[Split.TRAIN]),
+        (info, pictures[Split.TRAIN], pictures[Split.TEST]),
         f"train in {pictures[Split.TRAIN]}, test in {pictures[Split.TEST]}, index files in {info}",
     )
     return Layout(name, root / info, {split: root / folder for split, folder in pictures.items()})
@@ -213,19 +214,22 @@ def _add(tree: Tree, split: Split, role: Role, row: Row, names: list[Name], fold
         return Tracklet(split, role, identity, modality, camera, part[0].tracklet, frames, source, row.number)
 
     pieces = [list(piece) for _, piece in groupby(names, key=lambda name: name[:4])]
-    if len(pieces) > 1:
-        tree.num_mixed[split] += 1
-        tree.notes.append(
-            f"{TRACK_FILES[split]}:{row.number}: mixes frames of {len(pieces)} sources, {_origins(pieces)}: {tree.mixed}"
-        )
-    if len(pieces) == 1 or tree.mixed is Mixed.KEEP:
+    if len(pieces) == 1:
+        tree.tracklets.append(tracklet(row.identity, row.modality, row.camera, names))
+        return
+    where = f"{TRACK_FILES[split]}:{row.number} ({role})"
+    tree.num_mixed[split] += 1
+    tree.notes.append(f"{where}: mixes frames of {len(pieces)} sources, {_origins(pieces)}: {tree.mixed}")
+    if tree.mixed is Mixed.KEEP:
         tree.tracklets.append(tracklet(row.identity, row.modality, row.camera, names))
     elif tree.mixed is Mixed.SPLIT:
-        tree.tracklets += [
-            tracklet(row.identity, row.modality, piece[0].camera, piece)
-            for piece in pieces
-            if piece[0][:2] == (row.identity, row.modality)
-        ]
+        ours = [piece for piece in pieces if piece[0][:2] == (row.identity, row.modality)]
+        tree.tracklets += [tracklet(row.identity, row.modality, piece[0].camera, piece) for piece in ours]
+        left_out = [name.path for piece in pieces if piece not in ours for name in piece]
+        lengths = " and ".join(str(len(piece)) for piece in ours)
+        tree.notes.append(
+            f"{where}: its {len(names)} frames became tracklets of {lengths}; left out: {', '.join(left_out) or 'none'}"
+        )
 
 
 def _origins(pieces: list[list[Name]]) -> str:

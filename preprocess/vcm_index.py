@@ -20,6 +20,7 @@ TRACK_FILES = {Split.TRAIN: "track_train_info.txt", Split.TEST: "track_test_info
 QUERY_FILE = "query_IDX.txt"
 INDEX_FILES = (*NAME_FILES.values(), *TRACK_FILES.values(), QUERY_FILE)
 LARGEST_INDEX = 1 << 30
+BLANKS = " \t"  # around a name
 
 _NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,3})T([0-9]{1,6})F([0-9]{1,6})\.jpg", re.ASCII)
 _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -49,10 +50,12 @@ class Row(NamedTuple):
 
 def lines(path: Path) -> list[str]:
     """The lines of an index file, without line ends, byte order mark and empty lines at the end."""
-    if path.stat().st_size > LARGEST_INDEX:
-        raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no index file.")
     try:
+        if path.stat().st_size > LARGEST_INDEX:
+            raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no index file.")
         text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadTreeError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadTreeError(f"{path}:{line}: not a text file: byte {error.start} is no UTF-8.") from error
@@ -70,7 +73,7 @@ def read_names(info: Path, split: Split) -> list[Name]:
     mistakes: list[str] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines(path), 1):
-        match = _NAME.fullmatch(line.strip(" \t"))
+        match = _NAME.fullmatch(line.strip(BLANKS))
         if match is None:
             mistakes.append(
                 f"{path}:{number}: expected a frame name like 0001M2D3T1F1.jpg, found {line[:80]!r}"

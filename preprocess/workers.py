@@ -22,6 +22,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def check(num_workers: int) -> None:
+    """Raise ValueError for a number of workers that is none."""
+    if num_workers < 1:
+        raise ValueError(f"The number of workers must be 1 or more, found {num_workers}.")
+
+
 def run(
     work: Callable[[Item, Report], Result], items: Sequence[Item], num_workers: int, report: Report
 ) -> Generator[Result]:
@@ -44,8 +50,8 @@ def run(
     counter = context.Value("q", 0)
     num_processes = min(num_workers, len(items))
     with ProcessPoolExecutor(num_processes, context, _enter, (work, counter)) as pool:
-        waiting = {pool.submit(_call, item) for item in items}
         try:
+            waiting = {pool.submit(_call, item) for item in items}
             while waiting:
                 finished, waiting = wait(waiting, REPORT_SECONDS, FIRST_COMPLETED)
                 report(counter.value)
@@ -69,9 +75,10 @@ _inherited: tuple[Callable[[Any, Report], Any], Report]
 
 
 def _enter(work: Callable[[Any, Report], Any], counter: Any) -> None:
-    """Runs once in each worker. Ctrl-C is the parent's to handle; a worker does not outlive its parent."""
+    """Runs once in each worker. What is sent to a whole job is the parent's to handle; a worker does not outlive it."""
     global _inherited  # noqa: PLW0603 - the one thing that a worker keeps between its items
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     def advance(amount: int) -> None:

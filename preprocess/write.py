@@ -3,71 +3,81 @@
     paths -> read_ahead -> bytes -> checked, or resized and encoded -> ShardWriter: one sample a tracklet, its places noted
     -> SHARD.tar -> SHARD.json, which says that the tar is finished
 
-Nothing here knows of other shards, so any number of processes can write at once.
+Nothing here knows of other shards, so any number of processes can write at once. All pictures of a shard are looked at,
+however many are bad, so that they can be told together.
 """
 
-import hashlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 from zlib import crc32
 
 from preprocess.images import Picture, PictureError, Resizer, keep
 from preprocess.options import BadFrames, Mode, Options
-from preprocess.plan import Plan, PlannedShard, PlannedTracklet
-from preprocess.publish import whole_file, write_whole
-from preprocess.records import FrameRecord, ShardRecord, TrackletRecord, read_finished
-from preprocess.tree import BadTreeError
-from reid.data.shards import LARGEST_FRAME, frame_members
+from preprocess.plan import Plan, PlannedShard, PlannedTracklet, file_size
+from preprocess.publish import NewFile, whole_file, write_whole
+from preprocess.records import FrameRecord, ShardRecord, TrackletRecord
+from preprocess.tree import MOST_BAD_PICTURES
+from reid.data.shards import frame_members
 from reid.data.ustar import BLOCK, archive_size, member, padded
 
 READ_AHEAD = 64  # files
-PIECE = 64 << 10  # bytes that are asked for at once; most pictures are smaller
+OUT_OF_MEANS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about a picture
+
+Read = bytes | PictureError
 
 
-def write_shard(plan: Plan, folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> bool:
-    """Write one shard and its sidecar; False if they are there already."""
+class BadPicturesError(Exception):
+    """A shard that is not written, because not all of its pictures are sound."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__(mistakes)
+        self.mistakes = mistakes
+
+
+def write_shard(plan: Plan, folder: Path, shard: PlannedShard, advance: Callable[[int], None]) -> list[str]:
+    """Write one shard and its sidecar. Returns what is wrong with its pictures: if there is anything, it is not written."""
     tar = folder / shard.name
-    if read_finished(tar, plan.id):
-        advance(plan.num_frames_of(shard))
-        return False
-    with whole_file(tar) as file:
-        writer = ShardWriter(plan, shard, file)
-        tracklets = plan.tracklets_of(shard)
-        frames = read_ahead(plan.root, (frame for each in tracklets for frame in each.tracklet.frames))
-        for planned in tracklets:
-            writer.add(planned, frames)
-            advance(len(planned.tracklet.frames))
-        record = writer.close()
+    try:
+        with whole_file(tar) as file:
+            writer = ShardWriter(plan, shard, file)
+            pictures = read_ahead(plan.root, plan.files_of(shard))
+            for planned in plan.tracklets_of(shard):
+                writer.add(planned, pictures)
+                advance(len(planned.tracklet.frames))
+            record = writer.close()
+    except BadPicturesError as error:
+        return error.mistakes
     write_whole(tar.with_suffix(".json"), record.to_json())
-    return True
+    return []
 
 
 class ShardWriter:
-    """A shard that is being written: its tar, the sha256 of what went into it, and where everything lies."""
+    """A shard that is being written: its tar, and where everything lies in it."""
 
-    def __init__(self, plan: Plan, shard: PlannedShard, file: BinaryIO) -> None:
+    def __init__(self, plan: Plan, shard: PlannedShard, file: NewFile) -> None:
         self._plan = plan
         self._shard = shard
-        self._number = plan.shards.index(shard)
         self._file = file
-        self._digest = hashlib.sha256()
         self._prepare = _preparation(plan.options)
         self._records: list[TrackletRecord] = []
         self._skipped: list[tuple[str, str]] = []
-        self._position = 0
+        self._mistakes: list[str] = []
 
-    def add(self, planned: PlannedTracklet, frames: Iterator[bytes]) -> None:
-        """Take the frames of a tracklet from `frames`, and put them in as one sample."""
+    def add(self, planned: PlannedTracklet, frames: Iterator[Read]) -> None:
+        """Take the frames of a tracklet from `frames`, and put them in as one sample. Raises BadPicturesError."""
         pictures = list(self._pictures(planned, frames))
+        if len(self._mistakes) >= MOST_BAD_PICTURES:
+            raise BadPicturesError(self._mistakes)
         if not pictures:
             return
         description = planned.description(len(pictures))
         pieces = [*member(f"{planned.key}.json", description)]
-        position = self._position + BLOCK + padded(len(description))
+        start = self._file.nbytes
+        position = start + BLOCK + padded(len(description))
         records = []
         members = frame_members(planned.key, len(pictures))
         for (name, picture), member_name in zip(pictures, members, strict=True):
@@ -76,46 +86,43 @@ class ShardWriter:
             records.append(FrameRecord(name, position + BLOCK, len(data), crc32(data)))
             position += BLOCK + padded(len(data))
         self._records.append(self._record(planned, [picture for _, picture in pictures], records, position))
-        self._write(b"".join(pieces))
-        assert self._position == position
+        self._file.write(b"".join(pieces))
+        assert self._file.nbytes == position
 
     def close(self) -> ShardRecord:
-        """End the tar. Raises RuntimeError if it is not what was planned: the tree has changed meanwhile."""
-        nbytes, shard = archive_size(self._position), self._shard
-        self._write(bytes(nbytes - self._position))
-        if shard.nbytes not in (None, nbytes):
-            raise RuntimeError(
-                f"{shard.name}: planned with {shard.nbytes:,} bytes, but its pictures take {nbytes:,}: the raw tree "
-                "changes while it is packed. Let it rest, remove the unfinished pack, and start again."
+        """End the tar. Raises BadPicturesError unless its pictures are sound, or bad ones may be left out."""
+        if not self._records and self._skipped:
+            name, reason = self._skipped[0]
+            self._mistakes.append(
+                f"{self._shard.name}: not one of its pictures can be read, the first: {name}: {reason}"
             )
-        if not self._records:
-            raise BadTreeError(
-                f"{shard.name}: not one of its pictures can be read, the first: {self._skipped[0]}"
-            )
+        if self._mistakes:
+            raise BadPicturesError(self._mistakes)
+        self._file.write(bytes(archive_size(self._file.nbytes) - self._file.nbytes))
         return ShardRecord(
             plan=self._plan.id,
-            name=shard.name,
-            nbytes=nbytes,
-            sha256=self._digest.hexdigest(),
+            synthetic=self._plan.synthetic,
+            pictures=self._shard.pictures,
+            name=self._shard.name,
+            nbytes=self._file.nbytes,
+            sha256=self._file.sha256,
             tracklets=tuple(self._records),
             skipped=tuple(self._skipped),
         )
 
-    def _pictures(self, planned: PlannedTracklet, frames: Iterator[bytes]) -> Iterator[tuple[str, Picture]]:
+    def _pictures(self, planned: PlannedTracklet, frames: Iterator[Read]) -> Iterator[tuple[str, Picture]]:
         tracklet = planned.tracklet
         for name in tracklet.frames:
             try:
-                yield name, self._prepare(next(frames))
+                data = next(frames)
+                if isinstance(data, PictureError):
+                    raise data
+                yield name, self._prepare(data)
             except PictureError as error:
-                if self._plan.options.bad_frames is BadFrames.FAIL:
-                    where = f"{self._plan.root / name} (row {tracklet.row} of {tracklet.source})"
-                    raise BadTreeError(f"{where}: {error}") from error
-                self._skipped.append((name, str(error)))
-
-    def _write(self, data: bytes) -> None:
-        self._digest.update(data)
-        self._file.write(data)
-        self._position += len(data)
+                if self._plan.options.bad_frames is BadFrames.SKIP:
+                    self._skipped.append((name, str(error)))
+                else:
+                    self._mistakes.append(f"{name} (row {tracklet.row} of {tracklet.source}): {error}")
 
     def _record(
         self, planned: PlannedTracklet, pictures: list[Picture], frames: list[FrameRecord], end: int
@@ -134,9 +141,9 @@ class ShardWriter:
             tracklet=tracklet.tracklet,
             source=tracklet.source,
             row=tracklet.row,
-            shard=self._number,
-            offset=self._position,
-            nbytes=end - self._position,
+            shard=self._shard.number,
+            offset=self._file.nbytes,
+            nbytes=end - self._file.nbytes,
             width=width,
             height=height,
             is_gray=all(picture.is_gray for picture in pictures),
@@ -146,38 +153,66 @@ class ShardWriter:
 
 def _preparation(options: Options) -> Callable[[bytes], Picture]:
     if options.mode is Mode.RESIZE:
-        return Resizer(options.size, options.quality)
+        return Resizer(*options.resizing)
+    assert options.check is not None
     return partial(keep, check=options.check)
 
 
-def read_ahead(root: Path, frames: Iterable[str]) -> Iterator[bytes]:
-    """The bytes of files, in order. The kernel is told of 64 files before the first is read: on cold disks that is five
-    times faster than one after the other. No link is followed, and nothing but a file is waited for.
+def read_ahead(root: Path, files: Iterable[tuple[str, int]]) -> Iterator[Read]:
+    """The bytes of files of known sizes, in order, or why one cannot be read.
+
+    The kernel is told of 64 files before the first is read: on cold disks that is five times faster than one after the
+    other. No link is followed, and nothing but a file is waited for. Raises RuntimeError if a file has another size.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    opened: deque[int] = deque()
+    waiting: deque[tuple[str, int, int | PictureError]] = deque()
     folder = f"{root}/"
     try:
-        for frame in frames:
-            descriptor = os.open(folder + frame, flags)
-            opened.append(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-            if len(opened) > READ_AHEAD:
-                yield _read(opened.popleft())
-        while opened:
-            yield _read(opened.popleft())
+        for frame, size in files:
+            waiting.append((frame, size, _open(folder + frame, size)))
+            if len(waiting) > READ_AHEAD:
+                yield _read(root, *waiting.popleft())
+        while waiting:
+            yield _read(root, *waiting.popleft())
     finally:
-        for descriptor in opened:
-            os.close(descriptor)
+        for *_, opened in waiting:
+            if isinstance(opened, int):
+                os.close(opened)
 
 
-def _read(descriptor: int) -> bytes:
-    """A whole file, or as much of it as shows that it is larger than a frame may be."""
-    pieces, size = [], 0
+def _open(path: str, size: int) -> int | PictureError:
     try:
-        while size <= LARGEST_FRAME and (piece := os.read(descriptor, PIECE)):
-            pieces.append(piece)
-            size += len(piece)
+        if size == 0:
+            file_size(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return _unreadable(error)
+    except PictureError as error:
+        return error
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    return descriptor
+
+
+def _read(root: Path, frame: str, size: int, opened: int | PictureError) -> Read:
+    if isinstance(opened, PictureError):
+        return opened
+    try:
+        data = os.read(opened, size + 1)
+        while 0 < len(data) < size and (piece := os.read(opened, size + 1 - len(data))):
+            data += piece
+    except OSError as error:
+        return _unreadable(error)
     finally:
-        os.close(descriptor)
-    return b"".join(pieces)
+        os.close(opened)
+    if len(data) != size:
+        raise RuntimeError(
+            f"{root / frame}: expected {size:,} bytes, found {'more' if len(data) > size else f'{len(data):,}'}: the raw "
+            "tree changes while it is packed. Let it rest, and run the same command again."
+        )
+    return data
+
+
+def _unreadable(error: OSError) -> PictureError:
+    """Why a picture cannot be read. Raises the error where it says nothing about the picture."""
+    if error.errno in OUT_OF_MEANS:
+        raise error
+    return PictureError(f"cannot be read: {error.strerror}")

@@ -96,7 +96,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "reid.cli": ("reid.commands", "reid.terminal", "reid.types"),
     "reid.__main__": ("reid.cli",),
-    "preprocess": ("reid.data.manifest", "reid.data.shards", "reid.data.ustar", "reid.types"),
+    "preprocess": (
+        "reid.data.description",
+        "reid.data.manifest",
+        "reid.data.shards",
+        "reid.data.ustar",
+        "reid.types",
+    ),
 }
 
 # Libraries that live in one place only.

@@ -83,8 +83,11 @@ def training_indices(num_frames: int, clip_frames: int, generator: np.random.Gen
     return indices
 
 
-def decode(jpeg: bytes, picture: Pixels) -> None:
+def decode(jpeg: bytes, picture: Pixels, plane: Pixels | None = None) -> None:
     """Decode a JPEG into `picture` (H, W, 3), resizing it if it has another size.
+
+    If R = G = B is known, a `plane` (H, W, 1) to decode into gives the same pixels for four fifths of the time: the
+    brightness alone is decoded, and written to each channel.
 
     Raises ValueError for anything but an intact JPEG of at most `MOST_PIXELS` pixels, in grey or colour.
     """
@@ -93,12 +96,16 @@ def decode(jpeg: bytes, picture: Pixels) -> None:
         raise ValueError(f"a picture of {width} x {height} pixels is over the limit of {MOST_PIXELS}")
     if colours in {"CMYK", "YCCK"}:
         raise ValueError(f"a picture in {colours} is for printing; expected grey or colour")
-    if (height, width) == picture.shape[:2]:
-        simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
-    else:
+    if (height, width) != picture.shape[:2]:
         decoded = Image.fromarray(simplejpeg.decode_jpeg(jpeg, "RGB"))
         size = (picture.shape[1], picture.shape[0])
         picture[...] = np.asarray(decoded.resize(size, Image.Resampling.BILINEAR))
+    elif plane is None:
+        simplejpeg.decode_jpeg(jpeg, "RGB", buffer=picture)
+    else:
+        simplejpeg.decode_jpeg(jpeg, "GRAY", buffer=plane)
+        for channel in range(3):  # twice as fast as all at once
+            picture[..., channel] = plane[..., 0]
 
 
 class ClipReader:
@@ -121,6 +128,7 @@ class ClipReader:
         self._num_frames = shape.frames
         self._augmentation = augmentation
         self._stored, self._changed = np.empty((2, shape.height, shape.width, 3), dtype=np.uint8)
+        self._plane = np.empty((shape.height, shape.width, 1), dtype=np.uint8)
         _warn_if_stored_differently(manifest, shape)
 
     def close(self) -> None:
@@ -171,7 +179,7 @@ class ClipReader:
 
     def _decode(self, row: int, index: int, jpeg: bytes, picture: Pixels) -> None:
         try:
-            decode(jpeg, picture)
+            decode(jpeg, picture, self._plane if self._manifest.is_gray[row] else None)
         except ValueError as error:
             offset = int(self._manifest.frames(row).offset[index])
             raise self._shards.damage(row, offset, f"frame {index} cannot be decoded: {error}") from error

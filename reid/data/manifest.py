@@ -11,30 +11,28 @@ object per tracklet or frame. Packers fill the schemas below from records whose 
 """
 
 import hashlib
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reid.data.description import DESCRIPTION, SHA256, TABLES, DamagedManifestError, read_description
 from reid.data.sources import ByteRanges, LocalFolder, Place, Source
 from reid.types import Modality, Role, Split
 
-FORMAT = "reid-video packed data set"
-VERSION = 1
-DESCRIPTION = "dataset.json"
-TABLES = ("manifest/shards.parquet", "manifest/tracklets.parquet", "manifest/frames.arrow")
 SHARD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-(train|test)-[0-9]{6}-of-[0-9]{6}\.tar", re.ASCII)
-SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-LARGEST_DESCRIPTION = 64 << 20
+KEY = "^[A-Za-z0-9_/-]{1,88}$"  # no dot, which ends a key; with the index of a frame it must fit a plain tar header
 
 _word = pa.dictionary(pa.int8(), pa.string())
 # label is -1 outside the training split; width and height are 0 where the frames of a tracklet differ; offset and nbytes
-# span all members of a tracklet, headers included; is_gray: every frame was decoded and has R = G = B
+# span all members of a tracklet, headers included; is_gray: every frame was decoded and has R = G = B; source and row
+# say which row of which index file it was, and the name of a frame its path in the raw tree, for people who compare
 SHARDS = pa.schema(
     [
         ("name", pa.string()),
@@ -43,8 +41,6 @@ SHARDS = pa.schema(
         ("sidecar_sha256", pa.string()),
         ("num_tracklets", pa.int32()),
         ("num_frames", pa.int32()),
-        ("first_key", pa.string()),
-        ("last_key", pa.string()),
     ]
 )
 TRACKLETS = pa.schema(
@@ -111,7 +107,12 @@ class Manifest:
     """
 
     def __init__(
-        self, root: Path, description: dict[str, Any], digest: str, source: Source | None = None
+        self,
+        root: Path,
+        description: dict[str, Any],
+        digest: str,
+        source: Source | None = None,
+        tables: Sequence[Path] | None = None,
     ) -> None:
         self.root = root
         self._source = source or LocalFolder(root)
@@ -121,11 +122,12 @@ class Manifest:
         self.synthetic: bool = description["synthetic"]
         self.counts: dict[str, Any] = description["counts"]
         self.minimum_frames: int = description["protocol"]["minimum_frames"]
-        self.shards = _read_shards(root)
-        table = _read_table(root / TABLES[1], TRACKLETS)
+        of_shards, of_tracklets, self._of_frames = tables or [root / table for table in TABLES]
+        self.shards = _read_shards(of_shards, root)
+        table = _read_table(of_tracklets, TRACKLETS)
         self._key = table["key"]
-        self.split = _codes(table["split"], [split.value for split in Split])
-        self.role = _codes(table["role"], [role.value for role in Role])
+        self.split = _codes(table["split"], [split.value for split in Split], of_tracklets)
+        self.role = _codes(table["role"], [role.value for role in Role], of_tracklets)
         self.identity: NDArray[np.int32] = table["identity"].to_numpy()
         self.label: NDArray[np.int32] = table["label"].to_numpy()
         self.modality: NDArray[np.int8] = table["modality"].to_numpy()
@@ -139,9 +141,9 @@ class Manifest:
         self.height: NDArray[np.int32] = table["height"].to_numpy()
         self.is_gray: NDArray[np.bool_] = table["is_gray"].to_numpy(zero_copy_only=False)
         self.num_identities = int(self.label.max(initial=-1)) + 1
-        self._row_table = table
         self._first_frame = self._place_frames()
-        self._frames = _map_frames(root / TABLES[2], len(self.shards))
+        self._check_rows(of_tracklets)
+        self._frames = _map_frames(self._of_frames, len(self.shards))
         self._views: dict[int, tuple[Any, ...]] = {}
 
     @classmethod
@@ -150,24 +152,31 @@ class Manifest:
 
         The shards are those of `source`, by default those below `root`.
 
-        Raises ValueError if there is none, if it is of another version, or if a table is damaged.
+        Raises ValueError if there is none, or one of another version, DamagedManifestError if it is damaged.
         """
         root = Path(root)
-        description, digest = read_description(root)
-        for table in TABLES:
-            expected = description["files"][table]
-            size = (root / table).stat().st_size if (root / table).is_file() else None
+        return cls.described(root, *read_description(root), source)
+
+    @classmethod
+    def described(
+        cls,
+        root: Path,
+        description: dict[str, Any],
+        digest: str,
+        source: Source | None = None,
+        tables: Sequence[Path] | None = None,
+    ) -> Self:
+        """The same, by a description that was read already, and with `tables` that need not be below `root`."""
+        tables = tables or [root / table for table in TABLES]
+        for name, path in zip(TABLES, tables, strict=True):
+            expected = description["files"][name]
+            size = path.stat().st_size if path.is_file() else None
             if size != expected["nbytes"]:
                 found = "it is missing" if size is None else f"it has {size:,}"
-                raise ValueError(
-                    f"{root / table}: expected {expected['nbytes']:,} bytes, but {found}. {_REMEDY}"
-                )
-            if table != TABLES[2] and sha256(root / table) != expected["sha256"]:
-                raise ValueError(f"{root / table}: its sha256 is not the one {DESCRIPTION} names. {_REMEDY}")
-        try:
-            return cls(root, description, digest, source)
-        except (pa.ArrowException, KeyError, IndexError) as error:
-            raise ValueError(f"{root}: the manifest cannot be read: {error}. {_REMEDY}") from error
+                raise DamagedManifestError(path, f"expected {expected['nbytes']:,} bytes, but {found}")
+            if name != TABLES[2] and sha256(path) != expected["sha256"]:
+                raise DamagedManifestError(path, f"its sha256 is not the one {DESCRIPTION} names")
+        return cls(root, description, digest, source, tables)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Manifest.open, (self.root, self._source)
@@ -199,137 +208,128 @@ class Manifest:
         """The key of a tracklet: the name of its members up to the first dot."""
         return str(self._key[int(row)].as_py())
 
-    def origin(self, row: int) -> tuple[str, int]:
-        """The index file of the raw tree that a tracklet was read from, and its 1-based row there."""
-        return self._row_table["source"][int(row)].as_py(), self._row_table["row"][int(row)].as_py()
-
     def frames(self, row: int) -> FrameTable:
-        """Where the frames of a tracklet lie: views of the mapped table, in O(1)."""
-        offset, size, crc32, _, part = self._frames_of(row)
-        return FrameTable(self.shards[int(self.shard[row])].path, offset[part], size[part], crc32[part])
-
-    def frame_names(self, row: int) -> list[str]:
-        """The paths that the frames of a tracklet had in the raw tree."""
-        *_, names, part = self._frames_of(row)
-        return list(names[part].to_pylist())
-
-    def _frames_of(self, row: int) -> tuple[Any, ...]:
+        """Where the frames of a tracklet lie: views of the mapped table, in O(1). Raises DamagedManifestError."""
         number = int(self.shard[row])
         if number not in self._views:
-            batch = self._frames.get_batch(number)
-            if batch.num_rows != self.shards[number].num_frames:
-                raise ValueError(
-                    f"{self.root / TABLES[2]}: expected {self.shards[number].num_frames} frames of "
-                    f"{self.shards[number].path.name}, found {batch.num_rows}. {_REMEDY}"
-                )
-            offset, size, crc32 = (batch[name].to_numpy() for name in FRAMES.names[:3])
-            self._views[number] = (offset, size, crc32, batch["name"])
+            self._views[number] = self._view(number)
         first = int(self._first_frame[row])
-        return *self._views[number], slice(first, first + int(self.num_frames[row]))
+        part = slice(first, first + int(self.num_frames[row]))
+        offset, size, crc32 = self._views[number]
+        return FrameTable(self.shards[number].path, offset[part], size[part], crc32[part])
+
+    def _view(self, number: int) -> tuple[Any, ...]:
+        """Offsets, sizes and checksums of all frames of a shard."""
+        shard = self.shards[number]
+        try:
+            batch = self._frames.get_batch(number)
+            batch.validate()
+            offset, size, crc32 = (batch[name].to_numpy() for name in FRAMES.names[:3])
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(self._of_frames, error) from error
+        if batch.num_rows != shard.num_frames:
+            raise DamagedManifestError(
+                self._of_frames,
+                f"expected {shard.num_frames} frames of {shard.path.name}, found {batch.num_rows}",
+            )
+        within = (offset >= 0) & (size > 0) & (size <= shard.nbytes - offset)
+        if not within.all():
+            place = int(within.argmin())
+            raise DamagedManifestError(
+                self._of_frames,
+                f"a frame of {size[place]} bytes at byte {offset[place]} of {shard.path.name}, which has {shard.nbytes:,}",
+            )
+        return offset, size, crc32
 
     def _place_frames(self) -> NDArray[np.int64]:
         """The place of each tracklet's first frame in the record batch of its shard. (rows,)"""
-        owner = np.repeat(np.arange(len(self.shards)), [shard.num_tracklets for shard in self.shards])
+        num_tracklets = [shard.num_tracklets for shard in self.shards]
         ends = np.cumsum(self.num_frames, dtype=np.int64)
         starts = ends - self.num_frames
-        firsts = starts[[shard.first_row for shard in self.shards]]
-        claimed = [shard.num_frames for shard in self.shards]
-        agree = np.array_equal(self.shard, owner) and np.diff(firsts, append=ends[-1:]).tolist() == claimed
-        if not agree or (self.num_frames < 1).any():
-            raise ValueError(f"{self.root}: the tables of the manifest contradict each other. {_REMEDY}")
+        agree = sum(num_tracklets) == len(self) > 0 and (self.num_frames > 0).all()
+        if agree:
+            owner = np.repeat(np.arange(len(self.shards)), num_tracklets)
+            firsts = starts[[shard.first_row for shard in self.shards]]
+            claimed = [shard.num_frames for shard in self.shards]
+            agree = (
+                np.array_equal(self.shard, owner) and np.diff(firsts, append=ends[-1:]).tolist() == claimed
+            )
+        if not agree:
+            raise DamagedManifestError(self.root, "the tables of the manifest contradict each other")
         return starts - firsts[self.shard]
 
-
-_REMEDY = "Run `python -m preprocess verify` on it, and pack it again if it is damaged."
-
-
-def read_description(root: Path) -> tuple[dict[str, Any], str]:
-    """The content of `dataset.json` and its sha256. Raises ValueError if `root` is no packed data set."""
-    path = root / DESCRIPTION
-    if not path.is_file():
-        raise ValueError(
-            f"{root} is not a packed data set: there is no {DESCRIPTION}. Make one from a raw tree with "
-            f"`python -m preprocess pack SOURCE {root}`."
-        )
-    if path.stat().st_size > LARGEST_DESCRIPTION:
-        raise ValueError(f"{path}: larger than {LARGEST_DESCRIPTION:,} bytes; this is not a packed data set.")
-    data = path.read_bytes()
-    try:
-        fields = json.loads(data)
-        known = fields["format"] == FORMAT
-        version = fields["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not the description of a packed data set ({error!r}). {_REMEDY}"
-        ) from error
-    if not known or version != VERSION:
-        raise ValueError(
-            f"{path}: expected format {FORMAT!r} version {VERSION}, found {fields['format']!r} version {version}. "
-            "Pack the raw tree again with this version of the program."
-        )
-    try:
-        _check_description(fields)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: a field is missing or of a wrong kind ({error!r}). {_REMEDY}") from error
-    return fields, hashlib.sha256(data).hexdigest()
+    def _check_rows(self, table: Path) -> None:
+        """Whether the columns hold what they can hold. Raises DamagedManifestError that names the first row which does not."""
+        room = np.array([shard.nbytes for shard in self.shards])[self.shard] - self.offset
+        checks = {
+            "key": pc.match_substring_regex(self._key, KEY).to_numpy(zero_copy_only=False),
+            "modality": np.isin(self.modality, list(Modality)),
+            "label": (self.label >= -1) & (self.label < len(self)),
+            "width or height": (self.width >= 0) & (self.height >= 0),
+            "offset or nbytes": (self.offset >= 0) & (self.nbytes > 0) & (self.nbytes <= room),
+        }
+        for column, holds in checks.items():
+            if not holds.all():
+                raise DamagedManifestError(table, f"row {int(holds.argmin())}: its {column} cannot be")
 
 
-def _check_description(fields: dict[str, Any]) -> None:
-    kinds = {"name": str, "synthetic": bool, "counts": dict, "protocol": dict, "files": dict}
-    for name, kind in kinds.items():
-        if not isinstance(fields[name], kind):
-            raise TypeError(f"{name} is not a {kind.__name__}")
-    if not isinstance(fields["protocol"]["minimum_frames"], int):
-        raise TypeError("protocol.minimum_frames is not an int")
-    for table in TABLES:
-        if not isinstance(fields["files"][table]["nbytes"], int):
-            raise TypeError(f"files.{table}.nbytes is not an int")
+def _unreadable(table: Path, error: Exception) -> DamagedManifestError:
+    reason, *_ = str(error).split("\n")
+    return DamagedManifestError(table, f"cannot be read: {reason}")
 
 
 def _read_table(path: Path, schema: Any) -> dict[str, Any]:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:  # read_table takes half as long again
-        table = file.read().combine_chunks()
+    try:
+        with pq.ParquetFile(
+            path, page_checksum_verification=True
+        ) as file:  # read_table takes half as long again
+            table = file.read().combine_chunks()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     if not table.schema.equals(schema, check_metadata=False):
-        raise ValueError(
-            f"{path}: expected the columns {schema.names}, found {table.schema.names}. {_REMEDY}"
-        )
-    return {name: table[name].combine_chunks() for name in schema.names}
+        raise DamagedManifestError(path, f"expected the columns {schema.names}, found {table.schema.names}")
+    columns = {name: table[name].combine_chunks() for name in schema.names}
+    empty = [name for name, column in columns.items() if column.null_count]
+    if empty:
+        raise DamagedManifestError(path, f"values are missing in {', '.join(empty)}")
+    return columns
 
 
-def _read_shards(root: Path) -> list[ShardInfo]:
-    columns = {name: array.to_pylist() for name, array in _read_table(root / TABLES[0], SHARDS).items()}
+def _read_shards(path: Path, root: Path) -> list[ShardInfo]:
+    columns = {name: array.to_pylist() for name, array in _read_table(path, SHARDS).items()}
     shards: list[ShardInfo] = []
     first_row = 0
     for number, name in enumerate(columns["name"]):
+        of_shard = {column: values[number] for column, values in columns.items()}
         if not SHARD_NAME.fullmatch(name):
-            raise ValueError(f"{root / TABLES[0]}: {name!r} is not the name of a shard. {_REMEDY}")
-        if not SHA256.fullmatch(columns["sha256"][number]):
-            raise ValueError(f"{root / TABLES[0]}: {columns['sha256'][number]!r} is not a sha256. {_REMEDY}")
-        num_tracklets = columns["num_tracklets"][number]
-        shards.append(
-            ShardInfo(
-                root / "shards" / name,
-                columns["nbytes"][number],
-                columns["sha256"][number],
-                columns["sidecar_sha256"][number],
-                first_row,
-                num_tracklets,
-                columns["num_frames"][number],
-            )
-        )
-        first_row += num_tracklets
+            raise DamagedManifestError(path, f"{name!r} is not the name of a shard")
+        for digest in (of_shard["sha256"], of_shard["sidecar_sha256"]):
+            if not SHA256.fullmatch(digest):
+                raise DamagedManifestError(path, f"{digest!r} is not a sha256")
+        if min(of_shard["nbytes"], of_shard["num_tracklets"], of_shard["num_frames"]) < 1:
+            raise DamagedManifestError(path, f"{name} is said to hold nothing")
+        place = root / "shards" / of_shard.pop("name")
+        shards.append(ShardInfo(path=place, first_row=first_row, **of_shard))
+        first_row += of_shard["num_tracklets"]
     return shards
 
 
-def _codes(column: Any, words: list[str]) -> NDArray[np.int8]:
+def _codes(column: Any, words: list[str], table: Path) -> NDArray[np.int8]:
     """A column of words as positions in `words`."""
+    strange = set(column.dictionary.to_pylist()) - set(words)
+    if strange:
+        raise DamagedManifestError(table, f"expected only {words}, found {sorted(map(str, strange))}")
     positions = np.array([words.index(word) for word in column.dictionary.to_pylist()], dtype=np.int8)
     codes: NDArray[np.int8] = positions[column.indices.to_numpy()]
     return codes
 
 
 def _map_frames(path: Path, num_shards: int) -> Any:
-    reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-    if reader.num_record_batches != num_shards or not reader.schema.equals(FRAMES):
-        raise ValueError(f"{path}: expected a batch of frames for each of {num_shards} shards. {_REMEDY}")
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+        as_expected = reader.num_record_batches == num_shards and reader.schema == FRAMES
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not as_expected:
+        raise DamagedManifestError(path, f"expected a batch of frames for each of {num_shards} shards")
     return reader

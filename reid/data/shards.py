@@ -1,27 +1,22 @@
-"""Frames out of tar shards: by offset, checked; or a whole shard from its beginning, checked byte by byte.
+"""Frames out of tar shards: by offset, and checked.
 
     Manifest.frames(row) -> offsets, sizes, checksums -> bytes of the source -> crc -> JPEG bytes
 
 A shard is a plain ustar archive that stock webdataset reads. One sample is one tracklet: `KEY.json`, then `KEY.000.jpg`,
-`KEY.001.jpg` and so on. Everything in it but the pixels follows from the manifest: names, sizes, order, headers,
-padding. So a damaged shard is found by comparing, never by guessing what a header might mean: nothing in a tar is
-obeyed, no path of it is opened, no link followed, nothing decoded by its extension.
+`KEY.001.jpg` and so on. Nothing in a tar is obeyed: no header is read, no path of it is opened, no link followed, nothing
+decoded by its extension.
 """
 
 import json
-import os
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Sequence
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.data.manifest import Manifest, ShardInfo
-from reid.data.sources import REMEDY, ByteRanges, Place, SourceError, open_regular
-from reid.data.ustar import BLOCK, archive_size, member_header, padded
+from reid.data.manifest import Manifest
+from reid.data.sources import REMEDY, ByteRanges, Place, SourceError
 from reid.types import Modality, Role, Split
 
 LARGEST_FRAME = 32 << 20  # bytes
@@ -144,106 +139,3 @@ class ShardReader:
 
 def _of_tracklet(key: str, error: SourceError) -> DamagedShardError:
     return DamagedShardError(error.place, key, error.offset, error.reason, error.remedy)
-
-
-def stream(shard: Path, manifest: Manifest) -> Iterator[tuple[str, list[bytes]]]:
-    """Every tracklet of a shard, in order, as (key, JPEG bytes of its frames): one sequential read, nothing skipped.
-
-    Every byte is compared with the manifest before the tracklet it belongs to is handed out. Raises DamagedShardError at
-    the first that differs, also where the shard ends early or goes on for too long; ValueError for an unknown shard.
-    """
-    info = _find(shard, manifest)
-    try:
-        descriptor = open_regular(shard)
-    except SourceError as error:
-        raise _of_tracklet(manifest.key(info.first_row), error) from error
-    with os.fdopen(descriptor, "rb") as file:
-        for row in range(info.first_row, info.first_row + info.num_tracklets):
-            start = int(manifest.offset[row])
-            sample = file.read(int(manifest.nbytes[row]))
-            for offset, reason in sample_damage(manifest, row, sample):
-                raise DamagedShardError(shard, manifest.key(row), offset, reason)
-            frames = manifest.frames(row)
-            places = zip((frames.offset - start).tolist(), frames.size.tolist(), strict=True)
-            yield manifest.key(row), [sample[offset : offset + size] for offset, size in places]
-        for offset, reason in tail_damage(info, file):
-            raise DamagedShardError(shard, "after the last", offset, reason)
-
-
-def _find(shard: Path, manifest: Manifest) -> ShardInfo:
-    for info in manifest.shards:
-        if info.path.name == shard.name:
-            return info
-    raise ValueError(f"{shard}: the manifest of {manifest.root} knows no shard of this name.")
-
-
-def sample_damage(manifest: Manifest, row: int, sample: bytes) -> Iterator[tuple[int, str]]:
-    """What differs between `sample`, the bytes of a tracklet in its shard, and the manifest: (offset, reason) of each."""
-    start, position = int(manifest.offset[row]), 0
-    for name, size, checksum, recorded in _members(manifest, row):
-        if recorded is not None and recorded != start + position + BLOCK:
-            yield (
-                recorded,
-                f"the manifest places {name} here, but it can only be at {start + position + BLOCK}",
-            )
-        header = sample[position : position + BLOCK]
-        if header != member_header(name, size):
-            yield start + position, _header_damage(header, name, size)
-        end = position + BLOCK + size
-        if len(sample) < end:
-            yield start + len(sample), f"{name} is cut: the shard ends here"
-            return
-        if crc32(sample[position + BLOCK : end]) != checksum:
-            yield start + position + BLOCK, f"the content of {name} has changed: its checksum is wrong"
-        position += BLOCK + padded(size)
-        if sample[end:position].strip(b"\0"):
-            yield start + end, f"the padding after {name} is not empty"
-    if position != manifest.nbytes[row] or len(sample) != position:
-        yield start, f"the tracklet takes {position} bytes, but {manifest.nbytes[row]} are recorded or there"
-
-
-def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, int, int, int | None]]:
-    """Name, size, crc and recorded offset (unknown for the description) of every member that a tracklet must have."""
-    key, frames = manifest.key(row), manifest.frames(row)
-    description = sample_json(
-        split=list(Split)[manifest.split[row]],
-        role=list(Role)[manifest.role[row]],
-        identity=int(manifest.identity[row]),
-        label=int(manifest.label[row]),
-        modality=Modality(manifest.modality[row]),
-        camera=int(manifest.camera[row]),
-        tracklet=int(manifest.tracklet[row]),
-        num_frames=len(frames.size),
-    )
-    yield f"{key}.json", len(description), crc32(description), None
-    names = frame_members(key, len(frames.size))
-    yield from zip(names, frames.size.tolist(), frames.crc32.tolist(), frames.offset.tolist(), strict=True)
-
-
-def _header_damage(header: bytes, name: str, size: int) -> str:
-    if len(header) < BLOCK:
-        return f"the header of {name} is cut"
-    if not any(header):
-        return f"empty blocks where the header of {name} should be"
-    try:
-        found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
-    except (tarfile.HeaderError, UnicodeError):
-        return f"the header of {name} is damaged"
-    if found.type != tarfile.REGTYPE:
-        return f"expected the file {name}, found a member of type {found.type!r} named {found.name!r}"
-    if (found.name, found.size) != (name, size):
-        return f"expected {name} of {size} bytes, found {found.name!r} of {found.size} bytes"
-    return f"the header of {name} has attributes that the packer does not write"
-
-
-def tail_damage(shard: ShardInfo, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """What is wrong behind the last tracklet, where `file` stands: there must be empty blocks, and then nothing."""
-    position = file.tell()
-    if archive_size(position) != shard.nbytes:
-        yield position, f"the tracklets end here, but {shard.nbytes:,} bytes are recorded for the shard"
-    if any(file.read(max(0, shard.nbytes - position))):
-        yield position, "the end of the archive is not empty"
-    if file.tell() != shard.nbytes:
-        yield file.tell(), f"expected {shard.nbytes:,} bytes, but the shard ends here"
-    elif file.read(1):
-        yield shard.nbytes, f"expected {shard.nbytes:,} bytes, but the shard goes on"

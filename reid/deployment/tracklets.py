@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from reid.data.clips import ClipReader, ClipShape, decode, test_indices
 from reid.data.dataset import open_dataset
-from reid.data.manifest import DESCRIPTION, Manifest
+from reid.data.description import DESCRIPTION
+from reid.data.manifest import Manifest
 from reid.data.shards import LARGEST_FRAME
 from reid.data.web import is_address
 from reid.types import Modality, Role

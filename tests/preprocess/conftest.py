@@ -1,5 +1,8 @@
 """Small raw trees in the official layout, made of pictures of one colour, so that damage can be put into them."""
 
+import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +10,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from preprocess.options import Options
+from preprocess.pack import pack
 from reid.types import Modality, Split
 
 FRAMES = (14, 5)  # of the tracklets of an identity, in each modality
@@ -80,3 +85,55 @@ def _edit() -> Callable[[Path, int, str], None]:
 @pytest.fixture(scope="session", name="jpeg")
 def _jpeg() -> Callable[..., bytes]:
     return jpeg
+
+
+def contents(root: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="session", name="contents")
+def _contents() -> Callable[[Path], dict[str, str]]:
+    return contents
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory) -> Path:
+    """A tree whose pictures of noise fill several shards of a mebibyte. Read only: whoever changes it, changes a copy."""
+    root = write_tree(tmp_path_factory.mktemp("heavy") / "raw")
+    noise = np.random.default_rng(0)
+    for path in sorted(root.rglob("*.jpg")):
+        pixels = noise.integers(0, 256, (96, 64, 3), dtype=np.uint8)
+        path.write_bytes(simplejpeg.encode_jpeg(pixels, 97, colorsubsampling="444"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def reference(heavy, tmp_path_factory) -> dict[str, str]:
+    """What one undisturbed process makes of the heavy tree."""
+    out = tmp_path_factory.mktemp("reference") / "packed"
+    assert pack(heavy, out, Options(shard_mebibytes=1)).shards_written >= 3
+    return contents(out)
+
+
+@pytest.fixture
+def on_failing_disk(tmp_path: Path) -> Callable[[Path, list[str]], subprocess.CompletedProcess[str]]:
+    """Runs a command of ours while every reading of a file fails."""
+
+    def run(file: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        strace = [
+            "strace",
+            "-f",
+            "-o",
+            str(tmp_path / "strace.txt"),
+            "-P",
+            str(file),
+            "-e",
+            "trace=read,pread64",
+        ]
+        fault = ["-e", "inject=read,pread64:error=EIO"]
+        command = [*strace, *fault, sys.executable, "-m", "preprocess", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run

@@ -1,10 +1,13 @@
 """The commands as a user calls them: results, exit codes, messages, interruptions."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def test_help_loads_no_heavy_library(command):
         f"sys.argv = ['preprocess', *{command!r}, '--help']\n"
         "try:\n    runpy.run_module('preprocess', run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'webdataset', 'pyarrow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'webdataset', 'pyarrow', 'numpy', 'PIL', 'simplejpeg', 'rich'} & set(sys.modules)\n"
         "print(*heavy, file=sys.stderr)\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -69,6 +72,11 @@ def test_pack_says_layout_differences_and_sums(raw, tmp_path, capsys):
     assert "layout: identities and index files in the root" in said
     assert "train infrared tracklets: 4,919 published, 6 found" in said
     assert "5 identities, 20 tracklets, 190 frames in 2 shards" in said
+    identifier = hashlib.sha256((tmp_path / "packed/dataset.json").read_bytes()).hexdigest()
+    assert f"data set id {identifier}" in said
+    for command in ("verify", "inspect"):
+        assert main([command, str(tmp_path / "packed")]) == 0
+        assert f"data set id {identifier}" in capsys.readouterr().out
 
 
 def test_inspect_prints_the_camera_table(packed, capsys):
@@ -79,6 +87,24 @@ def test_inspect_prints_the_camera_table(packed, capsys):
     assert ["1", "0", "10"] in table
     assert ["2", "10", "0"] in table
     assert ["train", "infrared", "3", "6", "3", "57"] in table
+
+
+def test_pack_and_inspect_say_what_was_left_out(raw, tmp_path, capsys, edit):
+    edit(raw / "track_train_info.txt", 1, "1 1 14 0001 2")
+    edit(raw / "train_name.txt", 14, "0001M1D4T9F99.jpg")
+    edit(raw / "train_name.txt", 13, "0002M1D2T9F99.jpg")
+    (raw / "0001/ir/D4").mkdir()
+    shutil.copy(raw / "0001/ir/D2/1.jpg", raw / "0001/ir/D4/99.jpg")
+    for frame in range(1, 15):
+        (raw / f"0003/ir/D2/{frame}.jpg").unlink()
+    out = str(tmp_path / "packed")
+    assert main(["pack", str(raw), out, "--mixed", "split", "--bad-frames", "skip"]) == 0
+    told = capsys.readouterr().out
+    assert main(["inspect", out]) == 0
+    for said in (told, capsys.readouterr().out):
+        assert "its 14 frames became tracklets of 12 and 1; left out: 0002/ir/D2/99.jpg" in said
+        assert "0003/ir/D2/14.jpg: No such file or directory" in said
+        assert "track_test_info.txt:1 (query, test/00003/infrared-c02-000001): none of its 14 frames" in said
 
 
 def test_parts_are_written_and_sealed_from_the_command_line(raw, tmp_path, capsys):
@@ -99,6 +125,14 @@ def test_damage_ends_in_exit_code_1_and_names_itself(packed, capsys):
     assert f"shards/{tar.name}, tracklet train/00001/infrared-c02-000001, byte" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_damaged_description_is_damage_and_no_mistake_of_the_user(packed, capsys, command):
+    data = (packed / "dataset.json").read_bytes()
+    (packed / "dataset.json").write_bytes(data.replace(b"keep", b"drop"))
+    assert main([command, str(packed)]) == 1
+    assert "dataset.json" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,8 +140,16 @@ def test_damage_ends_in_exit_code_1_and_names_itself(packed, capsys):
         (["pack", "{raw}", "{tmp}"], "exists and holds something else"),
         (["pack", "{raw}", "{tmp}/out", "--part", "3/2"], "expected I/N"),
         (["pack", "{raw}", "{tmp}/out", "--part", "1/2", "--seal"], "give one of the two"),
-        (["pack", "{raw}", "{tmp}/out", "--quality", "101"], "quality must be 1 to 100"),
-        (["pack", "{raw}", "{tmp}/out", "--num-workers", "0"], "number of workers"),
+        (["pack", "{raw}", "{tmp}/out", "--mode", "resize", "--quality", "101"], "quality must be 1 to 100"),
+        (["pack", "{raw}", "{tmp}/out", "--quality", "90"], "quality has no meaning in mode `copy`"),
+        (["pack", "{raw}", "{tmp}/out", "--size", "288x144"], "size has no meaning in mode `copy`"),
+        (["pack", "{raw}", "{tmp}/out", "--mode", "resize", "--check", "header"], "check has no meaning"),
+        (["pack", "{raw}", "{tmp}/out", "--num-workers", "0"], "The number of workers must be 1 or more"),
+        (["synthesize", "{tmp}/out", "--num-workers", "-1"], "The number of workers must be 1 or more"),
+        (["verify", "{tmp}", "--num-workers", "0"], "The number of workers must be 1 or more, found 0"),
+        (["verify", "{tmp}", "--num-workers", "-3"], "The number of workers must be 1 or more, found -3"),
+        (["pack", "{tmp}/nowhere", "/proc"], "/proc is a mount point"),
+        (["synthesize", "/proc"], "/proc is a mount point"),
         (["pack", "{raw}", "{tmp}/out", "--size", "288"], "expected HxW"),
         (["pack", "{raw}"], "OUT"),
         (["pack", "{raw}", "{tmp}/out", "--mode", "shrink"], "shrink"),
@@ -169,6 +211,20 @@ def test_a_full_disk_is_told_nothing_is_half_published_and_a_rerun_finishes(
     assert len(files) == 8
     for file in files:
         assert (disk / "packed" / file).read_bytes() == (tmp_path / "elsewhere" / file).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_synthetic_tree_that_is_interrupted_or_terminated_leaves_nothing(tmp_path, number):
+    command = [sys.executable, "-m", "preprocess", "synthesize", str(tmp_path / "raw"), "--num-workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".raw.*/*/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_ends_with_a_sentence_and_the_same_command_goes_on(raw, tmp_path):

@@ -76,6 +76,20 @@ def test_line_ends_byte_order_marks_and_missing_last_line_ends_change_nothing(ra
     assert read(raw).tracklets == expected
 
 
+def test_a_blank_before_the_first_name_changes_nothing(raw):
+    expected = read(raw).tracklets
+    path = raw / "train_name.txt"
+    path.write_text(" \t" + path.read_text())
+    assert read(raw).tracklets == expected
+
+
+def test_a_layout_of_which_one_half_is_a_folder_is_not_called_by_the_name_of_another(write_tree, tmp_path):
+    root = write_tree(tmp_path / "raw", "split")
+    for folder in (root / "Test").iterdir():
+        folder.rename(root / folder.name)
+    assert read(root).layout == "train in Train, test in ., index files in info"
+
+
 @pytest.mark.parametrize(
     ("name", "line", "text", "message"),
     [
@@ -178,13 +192,16 @@ def test_a_mixed_row_is_kept_and_noted_by_default(mixed):
     tree = read(mixed)
     assert len(tree.tracklets[0].frames) == 14
     assert tree.num_mixed == {Split.TRAIN: 1, Split.TEST: 0}
-    assert "track_train_info.txt:1: mixes frames of 3 sources" in tree.notes[0]
+    assert "track_train_info.txt:1 (train): mixes frames of 3 sources" in tree.notes[0]
 
 
 def test_a_mixed_row_can_be_split_at_its_sources(mixed):
     tree = read(mixed, Mixed.SPLIT)
     assert [(each.tracklet, len(each.frames)) for each in tree.tracklets[:3]] == [(1, 5), (9, 4), (1, 5)]
     assert len(tree.tracklets) == 22
+    assert tree.notes[1] == (
+        "track_train_info.txt:1 (train): its 14 frames became tracklets of 5 and 4 and 5; left out: none"
+    )
 
 
 def test_a_mixed_row_can_be_dropped(mixed):
@@ -197,6 +214,7 @@ def test_splitting_never_moves_a_frame_to_another_identity(raw, edit):
     edit(raw / "train_name.txt", 7, "0002M1D2T9F77.jpg")
     tree = read(raw, Mixed.SPLIT)
     assert [(each.identity, len(each.frames)) for each in tree.tracklets[:2]] == [(1, 6), (1, 7)]
+    assert tree.notes[1].endswith("its 14 frames became tracklets of 6 and 7; left out: 0002/ir/D2/77.jpg")
 
 
 def test_frames_out_of_order_are_noted(raw, edit):

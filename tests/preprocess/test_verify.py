@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from preprocess.__main__ import main
+from preprocess.contents import Damage
 from preprocess.options import Options
 from preprocess.pack import pack
 from preprocess.records import ShardRecord, describe, write_tables
-from preprocess.verify import Damage, verify
-from reid.data.manifest import DESCRIPTION, TABLES, Manifest, sha256
+from preprocess.verify import verify
+from reid.data.description import DESCRIPTION, TABLES, sealed, unsealed
+from reid.data.manifest import Manifest, sha256
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_all_damages_are_named_in_one_run_by_any_number_of_workers(copy):
         in found.damages
     )
     assert any(damage.file == test and damage.key == manifest.key(test_row) for damage in found.damages)
-    assert Damage(test.replace(".tar", ".json"), "", 0, "is missing, or no regular file") in found.damages
+    assert Damage(test.replace(".tar", ".json"), "", 0, "is missing") in found.damages
     assert Damage("shards/notes.txt", "", 0, "a file that the manifest does not know") in found.damages
     assert sum("its sha256 is not the one" in damage.reason for damage in found.damages) == 2
 
@@ -138,10 +142,23 @@ def change_tracklets(root: Path) -> None:
     flip(root / TABLES[1], 200)
 
 
-def change_counts(root: Path) -> None:
-    fields = json.loads((root / DESCRIPTION).read_bytes())
-    fields["counts"]["frames"] += 1
-    (root / DESCRIPTION).write_text(json.dumps(fields))
+def describing(**changes: object) -> Callable[[Path], None]:
+    """Changes fields of the description, and its digest with them, as somebody would who corrects it by hand."""
+
+    def change(root: Path) -> None:
+        fields = unsealed((root / DESCRIPTION).read_bytes())
+        (root / DESCRIPTION).write_bytes(sealed(json.dumps(fields | changes)))
+
+    return change
+
+
+def flip_description(root: Path) -> None:
+    data = (root / DESCRIPTION).read_bytes()
+    (root / DESCRIPTION).write_bytes(data.replace(b'"synthetic": false', b'"synthetic": true'))
+
+
+def remove_description(root: Path) -> None:
+    (root / DESCRIPTION).unlink()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +178,12 @@ def change_counts(root: Path) -> None:
         (remove_table, TABLES[2], "is missing"),
         (change_frames, TABLES[2], "its sha256"),
         (change_tracklets, TABLES[1], "its sha256"),
-        (change_counts, DESCRIPTION, "its counts are not those of the tables"),
+        (flip_description, DESCRIPTION, "the digest at its end is not that of its content"),
+        (remove_description, DESCRIPTION, "there is no dataset.json"),
+        (describing(counts={}), DESCRIPTION, "its counts are not those of the tables"),
+        (describing(synthetic=True), DESCRIPTION, "its field synthetic is not that of the shards"),
+        (describing(plan="0" * 64), DESCRIPTION, "its field plan is not that of the shards"),
+        (describing(name="mine"), DESCRIPTION, "its name is not that of the shards"),
     ],
 )
 @pytest.mark.parametrize("quick", [False, True])
@@ -171,9 +193,11 @@ def test_damage_outside_the_members_is_named(copy, damage, file, reason, quick):
     assert any(found.file == file and reason in found.reason for found in damages), damages
 
 
-def test_shards_are_compared_with_their_sidecars_when_the_tables_are_damaged(copy):
-    change_tracklets(copy)
+@pytest.mark.parametrize("damage", [change_tracklets, change_frames, remove_table, flip_description])
+def test_shards_are_compared_with_their_sidecars_when_description_or_tables_are_damaged(copy, damage):
+    damage(copy)
     flip(copy / "shards/hitsz-vcm-test-000000-of-000001.tar", 5_000)
+    flip(copy / "shards/hitsz-vcm-train-000000-of-000001.json", 300)
     damages = verify(copy).damages
     assert (
         Damage(
@@ -181,7 +205,116 @@ def test_shards_are_compared_with_their_sidecars_when_the_tables_are_damaged(cop
         )
         in damages
     )
-    assert any(damage.file == TABLES[1] for damage in damages)
+    assert {found.file for found in damages} >= {"shards/hitsz-vcm-train-000000-of-000001.json"}
+    assert any(found.file in {DESCRIPTION, *TABLES} for found in damages)
+
+
+@pytest.mark.slow
+def test_any_bit_of_the_description_and_of_the_tables_that_flips_is_damage(copy, capsys):
+    """Near both ends of a table, where its structure lies, and anywhere else."""
+    places = random.Random(0)
+    for name in (DESCRIPTION, *TABLES):
+        path = copy / name
+        whole = path.read_bytes()
+        edges = [*range(700), *range(len(whole) - 900, len(whole))]
+        for _ in range(60):
+            place = places.choice([places.choice(edges), places.randrange(len(whole))]) % len(whole)
+            data = bytearray(whole)
+            data[place] ^= 1 << places.randrange(8)
+            path.unlink()  # what is mapped of the file before stays as it was
+            path.write_bytes(data)
+            assert main(["verify", str(copy), "--num-workers", "1", "--quick"]) == 1, (name, place)
+            assert name in capsys.readouterr().out
+        path.write_bytes(whole)
+    assert verify(copy).damages == []
+
+
+def sign(root: Path) -> None:
+    files = {name: {"nbytes": (root / name).stat().st_size, "sha256": sha256(root / name)} for name in TABLES}
+    describing(files=files)(root)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        (0, "nbytes", 2**40),
+        (0, "nbytes", -1),
+        (0, "num_tracklets", 2**31 - 1),
+        (0, "num_frames", -4),
+        (0, "sha256", None),
+        (0, "name", None),
+        (1, "nbytes", 2**40),
+        (1, "nbytes", -5),
+        (1, "nbytes", 0),
+        (1, "offset", -512),
+        (1, "offset", 2**62),
+        (1, "modality", 7),
+        (1, "label", 2**31 - 1),
+        (1, "key", None),
+        (1, "key", "train/a.b"),
+        (1, "key", "k" * 90),
+        (1, "key", "train/\x1b[2J"),
+        (1, "split", "training"),
+        (1, "role", None),
+        (1, "width", -1),
+    ],
+)
+def test_a_forged_table_is_damage_and_costs_no_memory(copy, capsys, table, column, value):
+    types = pq.read_schema(copy / TABLES[table])
+    path = copy / TABLES[table]
+    content = pq.read_table(path)
+    values = pa.array([value, *content[column].to_pylist()[1:]], types.field(column).type)
+    pq.write_table(content.set_column(types.get_field_index(column), types.field(column), values), path)
+    sign(copy)
+    assert main(["verify", str(copy), "--num-workers", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "manifest" in said.out or "shards/" in said.out
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("offset", -1), ("offset", 2**60), ("size", 0), ("size", 2**31 - 1)]
+)
+def test_a_frame_that_cannot_lie_in_its_shard_is_damage(copy, column, value):
+    path = copy / TABLES[2]
+    batches = pa.ipc.open_file(path.read_bytes())
+    changed = []
+    for number in range(batches.num_record_batches):
+        batch = batches.get_batch(number)
+        place = batch.schema.get_field_index(column)
+        values = pa.array([value, *batch[column].to_pylist()[1:]], batch.schema.field(column).type)
+        changed.append(batch.set_column(place, batch.schema.field(column), values))
+    with path.open("wb") as file, pa.ipc.new_file(file, batches.schema) as writer:
+        for batch in changed:
+            writer.write_batch(batch)
+    sign(copy)
+    damages = verify(copy).damages
+    assert [damage.file for damage in damages] == [TABLES[2]] * 2
+    assert all("a frame of" in damage.reason for damage in damages)
+
+
+@pytest.mark.strace
+@pytest.mark.parametrize("end", [*TABLES, "shards/hitsz-vcm-train-000000-of-000001.json"])
+def test_a_file_that_the_disk_cannot_read_is_damage_and_hides_no_other(copy, on_failing_disk, end):
+    flip(copy / "shards/hitsz-vcm-test-000000-of-000001.tar", 5_000)
+    ran = on_failing_disk(copy / end, ["verify", str(copy), "--num-workers", "1"])
+    assert ran.returncode == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert f"{end}, byte 0: cannot be read: Input/output error" in ran.stdout
+    assert "test-000000-of-000001.tar" in ran.stdout
+
+
+@pytest.mark.strace
+def test_every_tracklet_that_the_disk_cannot_read_is_named_and_hides_no_other(copy, on_failing_disk):
+    flip(copy / "shards/hitsz-vcm-test-000000-of-000001.tar", 5_000)
+    manifest = Manifest.open(copy)
+    shard = manifest.shards[0]
+    ran = on_failing_disk(shard.path, ["verify", str(copy), "--num-workers", "1", "--json"])
+    damages = [Damage(**damage) for damage in json.loads(ran.stdout)["damages"]]
+    unread = {damage.key for damage in damages if damage.reason == "cannot be read: Input/output error"}
+    assert unread == {manifest.key(row) for row in range(shard.num_tracklets)}
+    assert any("test-000000-of-000001.tar" in damage.file for damage in damages)
 
 
 def resealed(root: Path, change: Callable[[bytes], bytes]) -> str:
@@ -196,17 +329,12 @@ def resealed(root: Path, change: Callable[[bytes], bytes]) -> str:
     data[start : start + size] = picture
     shard.write_bytes(data)
     sidecars = [each.path.with_suffix(".json") for each in manifest.shards]
-    fields = json.loads(sidecars[0].read_bytes())
+    fields = unsealed(sidecars[0].read_bytes())
     fields["sha256"] = sha256(shard)
     fields["tracklets"][0]["frames"][4][3] = crc32(picture)
-    sidecars[0].write_text(json.dumps(fields, separators=(",", ":")) + "\n")
-    write_tables(root, [ShardRecord.read(sidecar) for sidecar in sidecars])
-    description = {
-        name: value
-        for name, value in manifest.description.items()
-        if name not in {"format", "version", "files"}
-    }
-    (root / DESCRIPTION).write_bytes(describe(root, description))
+    sidecars[0].write_bytes(sealed(json.dumps(fields)))
+    files = write_tables(root, [ShardRecord.read(sidecar) for sidecar in sidecars])
+    (root / DESCRIPTION).write_bytes(describe(manifest.description, files))
     return manifest.key(0)
 
 
@@ -235,9 +363,7 @@ def test_a_colourful_frame_that_the_manifest_calls_grey_is_found(copy):
     table = pq.read_table(copy / TABLES[1])
     place = table.schema.get_field_index("is_gray")
     pq.write_table(table.set_column(place, "is_gray", pa.array([True] * len(table))), copy / TABLES[1])
-    fields = json.loads((copy / DESCRIPTION).read_bytes())
-    files = {name: {"nbytes": (copy / name).stat().st_size, "sha256": sha256(copy / name)} for name in TABLES}
-    (copy / DESCRIPTION).write_text(json.dumps(fields | {"files": files}))
+    sign(copy)
     damages = verify(copy).damages
     assert len(damages) == 190
     assert all("has colour, but the manifest claims grey" in damage.reason for damage in damages)

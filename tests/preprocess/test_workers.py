@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def fail_at_three(item: int, advance: Report) -> int:
 def test_an_error_of_a_worker_is_raised_as_it_is(num_workers):
     with pytest.raises(ValueError, match="three"):
         list(run(fail_at_three, range(200), num_workers, lambda done: None))
+
+
+class Interrupted(list[int]):
+    """Ctrl-C is pressed while the items are handed out."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(100)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_at_any_moment_begins_nothing_more(tmp_path):
+    def leave_a_trace(item: int, advance: Report) -> None:
+        time.sleep(0.2)
+        (tmp_path / str(item)).touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run(leave_a_trace, Interrupted(range(200)), 2, lambda done: None))
+    assert len(list(tmp_path.iterdir())) < 10
 
 
 def die_at_three(item: int, advance: Report) -> int:

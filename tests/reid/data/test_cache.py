@@ -74,7 +74,7 @@ def test_a_damaged_source_is_never_published_in_the_cache(remote, local):
     data[5_000] ^= 1
     remote.shards[0].path.write_bytes(data)
     with pytest.raises(
-        DamagedShardError, match=f"{remote.shards[0].path}: .* sha256 is not the one in the manifest"
+        DamagedShardError, match=f"{remote.shards[0].path}: .* sha256 is not the recorded one"
     ):
         cached(remote, local).read(0, [0])
     assert [path.name for path in local.iterdir()] == ["lock"]
@@ -122,6 +122,59 @@ def test_processes_that_ask_at_once_copy_each_shard_once(remote, local):
 
     assert run_in_processes(ask, 4) == [0] * 4
     assert (remote.root / "copied").read_text() == "x" * len(remote.shards)
+
+
+def test_different_shards_are_copied_side_by_side(remote, local):
+    """Each copy waits until the other one is under way."""
+    meeting = FORK.Barrier(2)
+
+    class Meeting(LocalFolder):
+        def pieces(self, name: str, most: int) -> Iterator[bytes]:
+            meeting.wait(30)
+            return super().pieces(name, most)
+
+    processes = [
+        FORK.Process(target=fetch, args=(remote, local, number, Meeting(remote.root))) for number in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert copies(local) == {shard.sha256 for shard in remote.shards}
+
+
+def test_room_is_kept_for_a_copy_that_is_being_made(remote, local):
+    class Other(LocalFolder):
+        """Asks for another shard, for which there is no room, while this one is copied."""
+
+        def pieces(self, name: str, most: int) -> Iterator[bytes]:
+            shard = remote.shards[1]
+            cache = ShardCache(local, room_for(0, manifest=remote))
+            refused = cache.open(
+                f"shards/{shard.path.name}", shard.nbytes, shard.sha256, LocalFolder(remote.root)
+            )
+            assert refused is None
+            return super().pieces(name, most)
+
+    shard = remote.shards[0]
+    copy = ShardCache(local, room_for(0, manifest=remote)).open(
+        f"shards/{shard.path.name}", shard.nbytes, shard.sha256, Other(remote.root)
+    )
+    assert copy is not None
+    copy.close()
+    assert copies(local) == {shard.sha256}
+
+
+def test_what_is_not_a_copy_is_neither_counted_nor_removed(remote, local):
+    local.mkdir(mode=0o700)
+    mine = [local / "thesis.tar", local / "notes.partial"]
+    for path in mine:
+        path.write_bytes(bytes(1_000_000))
+    fetch(remote, local)
+    assert cached(remote, local, room_for(0, manifest=remote)).read(0, [0])
+    assert all(path.exists() for path in mine)
+    assert remote.shards[0].sha256 in copies(local)
 
 
 def run_in_processes(function: Callable[..., None], number: int, *arguments: object) -> list[int | None]:
@@ -217,9 +270,16 @@ def test_many_processes_in_a_small_cache_read_true_bytes_and_stay_within_its_bou
     held = []
     while any(process.is_alive() for process in processes):
         with watcher._locked():
-            held.append(sum(entry.stat().st_size for entry in local.iterdir()))
+            held.append(sum(map(size_of, local.iterdir())))
     assert [process.exitcode for process in processes] == [0] * 4
     assert 0 < max(held) <= bound
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a copy that was given up
+        return 0
 
 
 def test_a_full_disk_is_an_error_that_says_so(remote, local):

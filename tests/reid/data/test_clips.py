@@ -119,6 +119,55 @@ def test_a_grey_picture_has_three_equal_channels() -> None:
     assert np.abs(picture[..., 0].astype(int) - grey[..., 0]).mean() < 4
 
 
+@pytest.mark.parametrize("sampling", ["444", "422", "420", "Gray"])
+@pytest.mark.parametrize("quality", [30, 75, 92, 100])
+def test_what_is_known_to_be_grey_is_decoded_to_the_same_bits_from_its_brightness_alone(
+    sampling: str, quality: int
+) -> None:
+    for seed in range(10):
+        grey = photograph(seed=seed)[..., :1]
+        pixels, colours = (grey, "GRAY") if sampling == "Gray" else (grey.repeat(3, axis=2), "RGB")
+        jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colours, sampling)
+        expected, found = np.zeros((2, 48, 32, 3), dtype=np.uint8)
+        clips.decode(jpeg, expected)
+        assert (expected == expected[..., :1]).all()
+        clips.decode(jpeg, found, np.zeros((48, 32, 1), dtype=np.uint8))
+        assert np.array_equal(found, expected)
+
+
+def test_a_grey_picture_of_another_size_is_resized_to_the_same_bits() -> None:
+    jpeg = simplejpeg.encode_jpeg(photograph(64, 64)[..., :1].repeat(3, axis=2), 90)
+    expected, found = np.zeros((2, 48, 32, 3), dtype=np.uint8)
+    clips.decode(jpeg, expected)
+    clips.decode(jpeg, found, np.zeros((48, 32, 1), dtype=np.uint8))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_tracklet_that_the_manifest_proves_grey_gives_the_clips_that_it_gives_in_colour(
+    painted_root: Path, tmp_path: Path, augmented: bool
+) -> None:
+    raw = Path(shutil.copytree(painted_root.parent / "raw", tmp_path / "raw"))
+    for seed, path in enumerate(sorted(raw.rglob("ir/*/*.jpg"))):
+        grey = photograph(32, 16, seed)[..., :1].repeat(3, axis=2)
+        path.write_bytes(simplejpeg.encode_jpeg(grey, 90))
+    pack(raw, tmp_path / "packed", Options())
+    manifest = Manifest.open(tmp_path / "packed")
+    rows = manifest.rows(Role.TRAIN)
+    assert 10 < manifest.is_gray[rows].sum() < rows.size
+    augmentation = Augmentation(3, grey_probability=0.5, erasing_probability=0.5) if augmented else None
+
+    def read() -> Pixels:
+        memory = np.empty((rows.size, 6, 32, 16, 3), dtype=np.uint8)
+        generators = [clip_generator(3, 0, position) for position in range(rows.size)]
+        ClipReader(manifest, ClipShape(6, 32, 16), augmentation).read_for_training(rows, generators, memory)
+        return memory
+
+    found = read()
+    manifest.is_gray = np.zeros_like(manifest.is_gray)
+    assert np.array_equal(found, read())
+
+
 def _encoded(image: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form)

@@ -1,4 +1,4 @@
-"""Frames by offset and by stream: every kind of damage is named before a frame is used."""
+"""Frames by offset: every kind of damage is named before a frame is used, and by whoever compares the whole shard."""
 
 import multiprocessing
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocess.contents import content_damage
 from reid.data import shards as shards_module
 from reid.data.manifest import FrameTable, Manifest
-from reid.data.shards import DamagedFrameError, DamagedShardError, ShardReader, frame_members, stream
+from reid.data.shards import DamagedFrameError, DamagedShardError, ShardReader, frame_members
 from reid.data.ustar import BLOCK
 
 
@@ -38,16 +39,6 @@ def test_chosen_frames_come_in_the_order_asked_for(painted, reader):
     frames = reader.read(2, range(12))
     assert reader.read(2, [7, 0, 7]) == [frames[7], frames[0], frames[7]]
     assert reader.read(2, np.array([3])) == [frames[3]]
-
-
-def test_streaming_gives_every_tracklet_of_the_shard_once_and_the_frames_that_offsets_give(painted, reader):
-    row = 0
-    for shard in painted.shards:
-        for key, frames in stream(shard.path, painted):
-            assert key == painted.key(row)
-            assert frames == reader.read(row, range(int(painted.num_frames[row])))
-            row += 1
-    assert row == len(painted)
 
 
 def test_telling_what_comes_next_changes_nothing_that_is_read(painted, reader):
@@ -229,23 +220,16 @@ def test_all_kinds_of_damage_are_listed(painted):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_names_every_damage_before_it_hands_out_the_tracklet(damaged, kind):
-    shard = damaged.shards[0].path
-    change(shard, damages(damaged)[kind])
-    handed_out = []
-    with pytest.raises(DamagedShardError) as caught:
-        handed_out.extend(key for key, _ in stream(shard, damaged))
-    assert caught.value.shard == shard
-    assert caught.value.reason
+def test_comparing_a_whole_shard_names_every_damage_where_it_is(damaged, kind):
+    shard = damaged.shards[0]
+    assert list(content_damage(damaged, 0, False, lambda _: None)) == []
+    change(shard.path, damages(damaged)[kind])
+    first, *_ = content_damage(damaged, 0, False, lambda _: None)
+    assert first.file == f"shards/{shard.path.name}"
+    assert first.reason
     if "behind" not in kind:
-        assert (
-            handed_out
-            == [damaged.key(row) for row in range(ROW + ("boundary" in kind or "page" in kind))][
-                : len(handed_out)
-            ]
-        )
-        assert len(handed_out) in {ROW, ROW + 1}
-        assert caught.value.offset >= damaged.offset[ROW]
+        assert first.key in {damaged.key(ROW), damaged.key(ROW + 1)}
+    assert first.offset >= damaged.offset[ROW]
 
 
 @pytest.mark.parametrize(
@@ -321,8 +305,6 @@ def test_a_shard_that_is_no_file_is_an_error_and_not_a_wait(damaged, replace):
     reader = ShardReader(damaged)
     with pytest.raises(DamagedShardError, match=r"cannot be opened|not a regular file"):
         reader.read(0, [0])
-    with pytest.raises(DamagedShardError):
-        list(stream(damaged.shards[0].path, damaged))
 
 
 @pytest.mark.parametrize(("size", "offset"), [(2**31 - 1, 512), (0, 512), (-5, 512), (100, -1)])
@@ -334,8 +316,3 @@ def test_a_manifest_that_lies_about_a_frame_costs_no_memory(damaged, monkeypatch
     with pytest.raises(DamagedShardError, match="the manifest claims a frame of"):
         reader.read(0, [0])
     reader.close()
-
-
-def test_a_shard_of_another_data_set_is_not_streamed(painted, tmp_path):
-    with pytest.raises(ValueError, match="knows no shard of this name"):
-        next(stream(tmp_path / "other-train-000000-of-000001.tar", painted))

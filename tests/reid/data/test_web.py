@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from reid.data import web
 from reid.data.batches import BatchPlan
+from reid.data.cache import GIGABYTE
 from reid.data.clips import ClipShape
 from reid.data.dataset import open_dataset
+from reid.data.description import DESCRIPTION, TABLES
 from reid.data.loader import training_batches
-from reid.data.manifest import DESCRIPTION, TABLES, Manifest
+from reid.data.manifest import Manifest
 from reid.data.shards import DamagedShardError, ShardReader
 from reid.data.sources import SourceError
 
@@ -175,6 +178,51 @@ def test_a_distant_data_set_can_be_handed_to_another_process(nginx, painted):
     assert ShardReader(again).read(ROW, [0]) == ShardReader(painted).read(ROW, [0])
 
 
+def mapped(folder: Path) -> set[str]:
+    """What this process has mapped into its memory from a folder."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[5] for line in lines if str(folder) in line}
+
+
+@pytest.mark.nginx
+def test_tables_are_fetched_once_for_all_processes_that_share_a_cache(nginx, painted, tmp_path):
+    cache = tmp_path / "cache"
+    manifests = [open_dataset(f"{nginx.plain}/set", cache) for _ in range(3)]
+    time.sleep(0.1)
+    assert sorted(path for path in nginx.requests() if "manifest" in path) == sorted(
+        f"/set/{table}" for table in TABLES
+    )
+    assert all(all_names(manifest) == all_names(painted) for manifest in manifests)
+    names = {f"{painted.description['files'][table]['sha256']}{Path(table).suffix}" for table in TABLES}
+    assert {path.name for path in cache.iterdir()} == {"lock", *names}
+    assert mapped(cache) == {str(cache / name) for name in names if name.endswith(".arrow")}
+
+
+def test_tables_in_use_count_in_the_cache_and_stay_there(painted_root, tmp_path):
+    cache = tmp_path / "cache"
+    with server(painted_root, send) as (address, _):
+        manifest = open_dataset(address, cache)
+        of_tables = {path for path in cache.iterdir() if path.name != "lock"}
+        size = sum(path.stat().st_size for path in of_tables)
+        reader = ShardReader(open_dataset(address, cache, (size + 512) / GIGABYTE))
+        assert len(reader.read(ROW, [1])) == 1
+        reader.close()
+    assert {path for path in cache.iterdir() if path.name != "lock"} == of_tables
+    assert len(manifest) > 0
+
+
+def test_without_a_cache_no_table_is_left_behind(painted_root, painted, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with server(painted_root, send) as (address, _):
+        manifest = open_dataset(address)
+        assert list(tmp_path.iterdir()) == []
+    assert all_names(manifest) == all_names(painted)
+
+
+def all_names(manifest: Manifest) -> list[str]:
+    return [manifest.key(row) for row in range(len(manifest))]
+
+
 @pytest.mark.nginx
 def test_a_shard_in_the_cache_needs_no_server(nginx, painted, tmp_path):
     distant = open_dataset(f"{nginx.plain}/set", tmp_path / "cache")
@@ -182,7 +230,7 @@ def test_a_shard_in_the_cache_needs_no_server(nginx, painted, tmp_path):
     asked = len(nginx.requests())
     assert all_frames(distant) == all_frames(painted)
     assert len(nginx.requests()) == asked
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+    assert {path.name for path in (tmp_path / "cache").iterdir() if path.suffix in {"", ".tar"}} == {
         "lock",
         *(f"{shard.sha256}.tar" for shard in painted.shards),
     }
