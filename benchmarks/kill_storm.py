@@ -245,10 +245,8 @@ def differences(run: Path, undisturbed: Path) -> list[str]:
     ):
         unequal = [name for name in ours | theirs if not _equal(ours.get(name), theirs.get(name))]
         other += [f"{what} {name}" for name in unequal]
-    if {**found.state, "run": None} != {
-        **expected.state,
-        "run": None,
-    }:  # two runs, each with a name of its own
+    unnamed = {"run": None}  # each run has a name of its own
+    if found.state | unnamed != expected.state | unnamed:
         other.append("the state")
     points, curves = points_of(run), points_of(undisturbed)
     return other + [

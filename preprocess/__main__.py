@@ -224,9 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\npreprocess: there is no command {name!r}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    before = signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # to be tidied up after, as after Ctrl-C
+    # what SIGTERM leaves is tidied up as after Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return COMMANDS[name][0](rest)
     except (ValueError, OSError, RuntimeError) as error:

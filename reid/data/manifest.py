@@ -280,9 +280,8 @@ def _unreadable(table: Path, error: Exception) -> DamagedManifestError:
 
 def _read_table(path: Path, schema: Any) -> dict[str, Any]:
     try:
-        with pq.ParquetFile(
-            path, page_checksum_verification=True
-        ) as file:  # read_table takes half as long again
+        # read_table takes half as long again
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read().combine_chunks()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error

@@ -77,9 +77,7 @@ def test_publishing_killed_at_any_system_call_leaves_the_old_or_the_new_checkpoi
     trace, undisturbed = tmp_path / "trace", tmp_path / "undisturbed"
     for step in (1, 2):
         checkpoint.publish(undisturbed, snapshot_of(step))
-        checkpoint.prune(
-            undisturbed, 2
-        )  # what Python reads at the first time, it has read before it is watched
+        checkpoint.prune(undisturbed, 2)  # Python reads now what it reads once
     assert publish_under_strace(undisturbed, 3, trace) == 0
     calls = calls_of(trace)
     assert calls["rename"] == 1
