@@ -190,16 +190,19 @@ class Storm:
         if not moments or not self._await(moments[-1], life):
             self._require_good_end(life)
             return True
-        moment = moments.pop()
         victims = self.chance.choice([life.processes, [self.chance.choice(life.processes)]])
         for victim in victims:
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGKILL)
         for process in set(life.processes) - set(victims):
             _ask_to_stop(process)  # as a launcher does that has lost a process
-        self.kills[moment, "all" if len(victims) > 1 else "one"] += 1
         began = time.monotonic()
         codes = life.end(SURVIVAL_SECONDS)
+        if set(codes) == {0}:  # the victims were dead already: the run had come to its end
+            self._require_nobody_left(life)
+            return True
+        moment = moments.pop()
+        self.kills[moment, "all" if len(victims) > 1 else "one"] += 1
         self.longest_survival = max(self.longest_survival, time.monotonic() - began)
         if None in codes or 0 in codes:
             self.complaints.append(f"{run.name}: killed {moment}, and the exit codes are {codes}")
