@@ -137,7 +137,9 @@ def run_pack(arguments: Sequence[str]) -> int:
         return 0
     print(f"{packed.shards_written} shards written, {packed.shards_kept} were there")
     if not packed.sealed:
-        print(f"{packed.out}: not complete yet; when all parts are written, run the same command with --seal")
+        print(
+            f"{packed.out}: not complete yet; when all parts are written, say --seal in the place of --part"
+        )
         return 0
     source = packed.description["source"]
     print(f"layout: {source['layout']}")

@@ -71,6 +71,8 @@ def pack(
     workers.check(num_workers)
     stage = Stage(destination(out))
     tree = _read_tree(source, options)
+    if not tree.tracklets:
+        raise BadTreeError(f"{source}: no row is left to pack with `--mixed {options.mixed}`.")
     if not is_free(stage.out):
         _require_same(stage.out, {"plan": identify(tree, options)})
     with show("looking for", "tracklets") as progress:
@@ -103,7 +105,10 @@ def _require_same(out: Path, expected: dict[str, str]) -> tuple[dict[str, Any], 
     if not (out / DESCRIPTION).is_file():
         raise ValueError(f"{out} exists and holds something else. Name another folder, or remove it first.")
     description, identifier = read_description(out)
-    for name, of_what in (("plan", "another tree or of other options"), ("pictures", "other pictures")):
+    for name, of_what in (
+        ("plan", "another tree, of other options or by other libraries"),
+        ("pictures", "other pictures"),
+    ):
         if name in expected and description[name] != expected[name]:
             raise ValueError(
                 f"{out} exists and holds the pack of {of_what}. Name another folder, or remove it first."

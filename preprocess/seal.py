@@ -22,8 +22,8 @@ from preprocess.records import ShardRecord, describe, read_finished, write_table
 from preprocess.statistics import count, differences
 from preprocess.tree import Tree
 from preprocess.vcm import DATASET
-from reid.data.description import DESCRIPTION
-from reid.data.manifest import Manifest
+from reid.data.description import DESCRIPTION, LARGEST_DESCRIPTION, TABLES
+from reid.data.manifest import SHARD_NAME, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def seal(plan: Plan, root: Path, tree: Tree, num_workers: int, progress: Progres
     lost: list[str] = []
     files = write_tables(root, _records(plan, root / "shards", skipped, lost))
     sweep(root)
+    _clear(root, plan)
     fields: dict[str, Any] = {
         "name": plan.dataset,
         "synthetic": plan.synthetic,
@@ -56,13 +57,18 @@ def seal(plan: Plan, root: Path, tree: Tree, num_workers: int, progress: Progres
     }
     manifest = Manifest(root, {**fields, "counts": {}}, digest="")
     _read_back(manifest, num_workers, progress)
-    _remove_strangers(root / "shards", plan)
     counted = count(manifest)
     published = tree.dataset == DATASET
     fields["source"]["differences"] = (
         differences(counted, tree, plan.options.minimum_frames) if published else []
     )
-    write_whole(root / DESCRIPTION, describe({**fields, "counts": counted}, files))
+    described = describe({**fields, "counts": counted}, files)
+    if len(described) > LARGEST_DESCRIPTION:
+        raise ValueError(
+            f"{DESCRIPTION} would have {len(described):,} bytes, and more than {LARGEST_DESCRIPTION:,} are never read: "
+            f"{len(skipped):,} pictures were left out. This tree is not fit to be packed."
+        )
+    write_whole(root / DESCRIPTION, described)
 
 
 def unwritten(plan: Plan, folder: Path) -> list[str]:
@@ -122,7 +128,7 @@ def _check_shard(manifest: Manifest, number: int, advance: Callable[[int], None]
         manifest.shards[number].path.with_suffix(".json").unlink()
         raise RuntimeError(
             f"{manifest.root / damage.file}: what lies on disk is not what was written: byte {damage.offset}, "
-            f"{damage.reason}. Check the disk, and run the same command again: it writes this shard anew."
+            f"{damage.reason}. Check the disk, and run the same pack again, without --seal: it writes this shard anew."
         )
     advance(1)
 
@@ -133,8 +139,15 @@ def _forget_pages(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _remove_strangers(folder: Path, plan: Plan) -> None:
-    expected = {name for shard in plan.shards for name in (shard.name, f"{Path(shard.name).stem}.json")}
-    for path in folder.iterdir():
-        if path.name not in expected:
-            path.unlink()
+def _clear(root: Path, plan: Plan) -> None:
+    """Remove shards of an earlier cut of the tree. Raises ValueError if anything lies there that no pack makes."""
+    shards = root / "shards"
+    expected = {root / name for name in (DESCRIPTION, *TABLES)}
+    for shard in plan.shards:
+        expected |= {shards / shard.name, (shards / shard.name).with_suffix(".json")}
+    for path in root.rglob("*"):
+        if path in expected or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.parent != shards or not SHARD_NAME.fullmatch(path.with_suffix(".tar").name):
+            raise ValueError(f"{path}: no pack made this. Move it elsewhere, and run the same command again.")
+        path.unlink()

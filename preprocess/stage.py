@@ -4,6 +4,7 @@
     OUT.partial/lock        held by everybody who writes, together; by whoever seals, alone
     OUT.partial/packed/     what becomes OUT, by one rename
 
+A folder of that name that holds anything else is somebody's: it is refused, and nothing but our own files is ever removed.
 The kernel takes a lock back when its process dies, and on a network disk it holds between machines. A disk that has no
 locks says so, which is told: then nobody but the user keeps two sealers apart.
 """
@@ -12,12 +13,11 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preprocess.publish import sync, write_whole
+from preprocess.publish import TEMPORARY, sync, write_whole
 from reid.data.description import sealed, unsealed
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,12 @@ class Stage:
 
     def discard(self) -> None:
         """Remove what is left of the folder once its content has become `out`."""
-        if not self.content.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.content.exists() or self._strangers():
+            return
+        with suppress(OSError):  # somebody has just come, who will do it
+            for path in (*self.folder.glob(f"{TEMPORARY}*-{self._plan.name}"), self._plan, self._lock):
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -87,6 +91,11 @@ class Stage:
     def _take(self, kind: int) -> int:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for name in self._strangers():
+                raise ValueError(
+                    f"{self.folder}, where {self.out} would grow, holds {name!r}, which no pack made. Move that folder, or "
+                    "name another OUT."
+                )
             try:
                 descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 break
@@ -105,6 +114,14 @@ class Stage:
                 error.strerror,
             )
         return descriptor
+
+    def _strangers(self) -> list[str]:
+        """What else lies in the folder, hidden files left aside."""
+        ours = {path.name for path in (self._plan, self._lock, self.content)}
+        with suppress(FileNotFoundError):  # it was published in this moment
+            names = {path.name for path in self.folder.iterdir()} - ours
+            return sorted(name for name in names if not name.startswith("."))
+        return []
 
     def _is_current(self, descriptor: int) -> bool:
         try:

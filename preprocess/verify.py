@@ -96,7 +96,12 @@ def _file_damage(path: Path, name: str, expected: str, whose: str, key: str = ""
 
 def _against_sidecars(root: Path) -> Iterator[Damage]:
     """What can be said about shards when the tables cannot be trusted."""
-    for stem in sorted({path.stem for path in (root / "shards").iterdir()}):
+    try:
+        stems = sorted({path.stem for path in (root / "shards").iterdir()})
+    except OSError as error:
+        yield unreadable("shards", error)
+        return
+    for stem in stems:
         tar = root / "shards" / f"{stem}.tar"
         try:
             record = ShardRecord.read(tar.with_suffix(".json"))

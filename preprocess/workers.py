@@ -13,9 +13,18 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, TypeVar
 
 REPORT_SECONDS = 0.2
+
+
+class _Forking(ForkContext):
+    """Forks processes that can be ended at once, although they leave SIGTERM to their parent."""
+
+    class Process(ForkProcess):
+        terminate = ForkProcess.kill
+
 
 Report = Callable[[int], None]
 Item = TypeVar("Item")
@@ -46,7 +55,7 @@ def run(
         for item in items:
             yield work(item, advance)
         return
-    context = multiprocessing.get_context("fork")
+    context = _Forking()
     counter = context.Value("q", 0)
     num_processes = min(num_workers, len(items))
     with ProcessPoolExecutor(num_processes, context, _enter, (work, counter)) as pool:
@@ -54,7 +63,7 @@ def run(
             waiting = {pool.submit(_call, item) for item in items}
             while waiting:
                 finished, waiting = wait(waiting, REPORT_SECONDS, FIRST_COMPLETED)
-                report(counter.value)
+                report(counter.get_obj().value)  # without its lock, which a dead worker may hold
                 yield from _results(finished)
         finally:
             pool.shutdown(cancel_futures=True)

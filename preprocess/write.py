@@ -3,8 +3,8 @@
     paths -> read_ahead -> bytes -> checked, or resized and encoded -> ShardWriter: one sample a tracklet, its places noted
     -> SHARD.tar -> SHARD.json, which says that the tar is finished
 
-Nothing here knows of other shards, so any number of processes can write at once. All pictures of a shard are looked at,
-however many are bad, so that they can be told together.
+Nothing here knows of other shards, so any number of processes can write at once. The pictures of a shard are looked at
+even where some are bad, up to a thousand, so that they can be told together.
 """
 
 import errno
@@ -26,6 +26,7 @@ from reid.data.ustar import BLOCK, archive_size, member, padded
 
 READ_AHEAD = 64  # files
 OUT_OF_MEANS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about a picture
+UNREADABLE = {errno.EIO, errno.EACCES, errno.EPERM}  # says that a picture is still there
 
 Read = bytes | PictureError
 
@@ -162,7 +163,8 @@ def read_ahead(root: Path, files: Iterable[tuple[str, int]]) -> Iterator[Read]:
     """The bytes of files of known sizes, in order, or why one cannot be read.
 
     The kernel is told of 64 files before the first is read: on cold disks that is five times faster than one after the
-    other. No link is followed, and nothing but a file is waited for. Raises RuntimeError if a file has another size.
+    other. No link is followed, and nothing but a file is waited for. Raises RuntimeError if a file has another size, or is
+    not there any more: whole folders vanish with their disk, and none of it may be taken for bad pictures.
     """
     waiting: deque[tuple[str, int, int | PictureError]] = deque()
     folder = f"{root}/"
@@ -185,7 +187,7 @@ def _open(path: str, size: int) -> int | PictureError:
             file_size(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        return _unreadable(error)
+        return _unreadable(path, error)
     except PictureError as error:
         return error
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
@@ -200,19 +202,25 @@ def _read(root: Path, frame: str, size: int, opened: int | PictureError) -> Read
         while 0 < len(data) < size and (piece := os.read(opened, size + 1 - len(data))):
             data += piece
     except OSError as error:
-        return _unreadable(error)
+        return _unreadable(str(root / frame), error)
     finally:
         os.close(opened)
     if len(data) != size:
-        raise RuntimeError(
-            f"{root / frame}: expected {size:,} bytes, found {'more' if len(data) > size else f'{len(data):,}'}: the raw "
-            "tree changes while it is packed. Let it rest, and run the same command again."
-        )
+        found = "more" if len(data) > size else f"{len(data):,}"
+        raise _changing(str(root / frame), f"expected {size:,} bytes, found {found}")
     return data
 
 
-def _unreadable(error: OSError) -> PictureError:
-    """Why a picture cannot be read. Raises the error where it says nothing about the picture."""
+def _changing(path: str, what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{path}: {what}: the raw tree changes while it is packed. Let it rest, and run the same command again."
+    )
+
+
+def _unreadable(path: str, error: OSError) -> PictureError:
+    """Why a picture cannot be read. Raises another error where that is not the picture's fault."""
     if error.errno in OUT_OF_MEANS:
         raise error
+    if error.errno not in UNREADABLE:
+        raise _changing(path, f"{error.strerror}, after it was found") from error
     return PictureError(f"cannot be read: {error.strerror}")

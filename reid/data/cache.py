@@ -81,7 +81,7 @@ class ShardCache:
                 if descriptor is not None:
                     return descriptor
                 begun = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if _lock(begun, fcntl.LOCK_EX):
+                if _lock(begun, fcntl.LOCK_EX) and os.fstat(begun).st_nlink:  # else it was given up since
                     break
             fcntl.flock(begun, fcntl.LOCK_SH)  # waits for whoever makes it
             os.close(begun)

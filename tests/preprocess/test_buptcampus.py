@@ -112,7 +112,7 @@ def test_generated_infrared_joins_the_training_split_when_it_is_named(campus, tm
 
 def test_a_pack_without_generated_pictures_is_not_taken_for_one_with_them(campus, tmp_path):
     pack(campus, tmp_path / "packed", Options())
-    with pytest.raises(ValueError, match="the pack of another tree or of other options"):
+    with pytest.raises(ValueError, match="the pack of another tree, of other options"):
         pack(campus, tmp_path / "packed", Options(fake_infrared=True))
 
 

@@ -15,9 +15,10 @@ import pytest
 import webdataset
 
 from preprocess.images import decode, read_header
-from preprocess.options import Check, Mixed, Mode, Options, Order, Size
+from preprocess.options import BadFrames, Check, Mixed, Mode, Options, Order, Size
 from preprocess.pack import Part, pack
 from preprocess.progress import Progress, Show
+from preprocess.tree import BadTreeError
 from preprocess.vcm import read
 from reid.data.description import TABLES
 from reid.data.manifest import Manifest
@@ -266,6 +267,39 @@ def test_a_finished_pack_of_pictures_that_have_changed_since_is_not_taken_for_on
         pack(raw, tmp_path / "packed", Options(mode=mode))
 
 
+@pytest.mark.parametrize("bad_frames", BadFrames)
+def test_a_disk_that_goes_away_costs_no_pictures(heavy, reference, contents, tmp_path, bad_frames):
+    raw, away = Path(shutil.copytree(heavy, tmp_path / "raw")), tmp_path / "away"
+
+    def show(title: str, unit: str) -> AbstractContextManager[Progress]:
+        return nullcontext(lambda done, total: unit == "frames" and not away.exists() and raw.rename(away))
+
+    options = Options(shard_mebibytes=1, bad_frames=bad_frames)
+    with pytest.raises(
+        RuntimeError, match=r"No such file or directory, after it was found: the raw tree changes"
+    ):
+        pack(raw, tmp_path / "packed", options, show=show)
+    away.rename(raw)
+    packed = pack(raw, tmp_path / "packed", options)
+    assert packed.description["source"]["skipped_frames"] == []
+    assert bad_frames is BadFrames.SKIP or contents(packed.out) == reference
+
+
+def test_a_tree_of_which_no_row_is_left_is_refused_and_leaves_nothing(raw, tmp_path):
+    for split in ("train", "test"):
+        names = raw / f"{split}_name.txt"
+        lines = names.read_text().splitlines()
+        rows = (raw / f"track_{split}_info.txt").read_text().splitlines()
+        firsts = [int(row.split()[1]) - 1 for row in rows]
+        others = [lines[first] for first in firsts[2:] + firsts[:2]]  # of another person or modality
+        for first, other in zip(firsts, others, strict=True):
+            lines[first] = other
+        names.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadTreeError, match=r"no row is left to pack with `--mixed drop`"):
+        pack(raw, tmp_path / "packed", Options(mixed=Mixed.DROP))
+    assert not list(tmp_path.glob("packed*"))
+
+
 @pytest.mark.parametrize("mode", Mode)
 def test_a_picture_that_changes_while_it_is_packed_is_an_error_that_names_it(heavy, tmp_path, mode):
     raw = Path(shutil.copytree(heavy, tmp_path / "raw"))
@@ -283,7 +317,7 @@ def test_the_same_pack_again_is_no_work_and_another_one_is_refused(raw, contents
     pack(raw, out, Options())
     before = contents(out)
     assert pack(raw, out, Options()).shards_written == 0
-    with pytest.raises(ValueError, match="exists and holds the pack of another tree or of other options"):
+    with pytest.raises(ValueError, match="exists and holds the pack of another tree, of other options"):
         pack(raw, out, Options(minimum_frames=5))
     assert contents(out) == before
 

@@ -117,6 +117,57 @@ def test_a_seal_of_nothing_leaves_nothing(heavy, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_packed_before", [False, True])
+def test_a_folder_of_that_name_that_is_somebody_elses_is_refused_and_never_removed(
+    heavy, tmp_path, is_packed_before
+):
+    out, theirs = tmp_path / "packed", tmp_path / "packed.partial/thesis.txt"
+    if is_packed_before:
+        pack(heavy, out, SMALL_SHARDS)
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    if is_packed_before:
+        assert pack(heavy, out, SMALL_SHARDS).shards_written == 0
+    else:
+        with pytest.raises(
+            ValueError, match=r"packed\.partial, where .* holds 'thesis\.txt', which no pack made"
+        ):
+            pack(heavy, out, SMALL_SHARDS)
+    assert theirs.read_text() == "years of work"
+    assert list(theirs.parent.iterdir()) == [theirs]
+
+
+def test_a_tree_is_not_removed_because_it_is_called_like_an_unfinished_pack(raw, tmp_path):
+    source = raw.rename(tmp_path / "packed.partial")
+    before = sorted(source.rglob("*"))
+    with pytest.raises(ValueError, match="which no pack made"):
+        pack(source, tmp_path / "packed", SMALL_SHARDS)
+    assert sorted(source.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "shards/notes.txt", "manifest/notes.txt", "more/notes.txt"])
+def test_what_no_pack_made_is_neither_published_nor_removed(heavy, reference, contents, tmp_path, place):
+    out = tmp_path / "packed"
+    pack(heavy, out, SMALL_SHARDS, part=Part(1, 1))
+    theirs = tmp_path / "packed.partial/packed" / place
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.touch()
+    with pytest.raises(ValueError, match=f"{theirs}: no pack made this"):
+        pack(heavy, out, SMALL_SHARDS, seal_only=True)
+    theirs.rename(tmp_path / "notes.txt")
+    pack(heavy, out, SMALL_SHARDS, seal_only=True)
+    assert contents(out) == reference
+
+
+def test_shards_of_an_earlier_cut_are_removed(heavy, reference, contents, tmp_path):
+    out = tmp_path / "packed"
+    pack(heavy, out, SMALL_SHARDS, part=Part(1, 1))
+    for suffix in ("tar", "json"):
+        (tmp_path / f"packed.partial/packed/shards/vcm-train-000000-of-000099.{suffix}").touch()
+    pack(heavy, out, SMALL_SHARDS, seal_only=True)
+    assert contents(out) == reference
+
+
 def test_what_killed_writers_left_is_not_sealed(heavy, reference, contents, tmp_path):
     out = tmp_path / "packed"
     pack(heavy, out, SMALL_SHARDS, part=Part(1, 1))

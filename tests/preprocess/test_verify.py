@@ -209,6 +209,15 @@ def test_shards_are_compared_with_their_sidecars_when_description_or_tables_are_
     assert any(found.file in {DESCRIPTION, *TABLES} for found in damages)
 
 
+@pytest.mark.parametrize("damage", [change_tracklets, flip_description])
+def test_damage_is_told_where_there_are_no_shards_either(copy, damage):
+    damage(copy)
+    shutil.rmtree(copy / "shards")
+    damages = verify(copy).damages
+    assert Damage("shards", "", 0, "cannot be read: No such file or directory") in damages
+    assert any(found.file in {DESCRIPTION, *TABLES} for found in damages)
+
+
 @pytest.mark.slow
 def test_any_bit_of_the_description_and_of_the_tables_that_flips_is_damage(copy, capsys):
     """Near both ends of a table, where its structure lies, and anywhere else."""

@@ -1,5 +1,6 @@
 """Processes that pack: errors arrive, the dead are noticed, none outlives its parent."""
 
+import inspect
 import os
 import signal
 import time
@@ -68,6 +69,33 @@ def die_at_three(item: int, advance: Report) -> int:
 def test_a_worker_that_dies_is_an_error_and_not_a_wait():
     with pytest.raises(RuntimeError, match="a worker process died without a word"):
         list(run(die_at_three, range(6), 2, lambda done: None))
+
+
+@pytest.mark.timeout(60)
+def test_an_idle_worker_that_dies_ends_those_at_work(tmp_path):
+    def work(item: int, advance: Report) -> None:
+        (tmp_path / str(item)).write_text(str(os.getpid()))
+        if item == 0:
+            return
+        while not (tmp_path / "0").exists():
+            time.sleep(0.01)
+        time.sleep(1)
+        os.kill(int((tmp_path / "0").read_text()), signal.SIGKILL)
+        time.sleep(600)
+
+    with pytest.raises(RuntimeError, match="a worker process died without a word"):
+        list(run(work, range(2), 2, lambda done: None))
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_while_it_reports_holds_nobody_up():
+    def die_reporting(item: int, advance: Report) -> None:
+        counter = inspect.getclosurevars(advance).nonlocals["counter"]
+        counter.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="a worker process died without a word"):
+        list(run(die_reporting, range(6), 2, lambda done: None))
 
 
 def is_alive(pid: int) -> bool:

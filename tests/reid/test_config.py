@@ -191,6 +191,12 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(ConfigError, match=r"data\.cache_gigabytes"):
+        made(data={"cache_gigabytes": value})
+
+
 def test_what_would_train_nothing_or_has_falling_milestones_is_refused():
     with pytest.raises(ConfigError, match="nothing would be trained"):
         made(schedule={"stage1_epochs": 0, "stage2_epochs": 0})

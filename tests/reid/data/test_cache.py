@@ -1,5 +1,6 @@
 """Copies of shards on this machine: whole or absent, made once, bounded, and never in the way."""
 
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reid.data import cache
 from reid.data.cache import GIGABYTE, CachedSource, ShardCache
 from reid.data.dataset import open_dataset
 from reid.data.manifest import Manifest
@@ -200,6 +202,22 @@ def test_a_process_killed_while_it_copies_holds_nobody_up_and_leaves_nothing(rem
     assert [path.suffix for path in local.glob("*.*")] == [".partial"]
     assert fetch(remote, local).read_bytes() == remote.shards[0].path.read_bytes()
     assert copies(local) == {remote.shards[0].sha256}
+    assert not list(local.glob("*.partial"))
+
+
+def test_who_comes_while_a_copy_is_given_up_makes_it(remote, local, monkeypatch):
+    """Between the opening of an unfinished copy and its lock, whoever made it fails, and removes it."""
+    lock, begun = cache._lock, []
+
+    def lock_late(descriptor: int, kind: int) -> bool:
+        if kind == fcntl.LOCK_EX and not begun:
+            begun.append(descriptor)
+            next(local.glob("*.partial")).unlink()
+        return lock(descriptor, kind)
+
+    monkeypatch.setattr(cache, "_lock", lock_late)
+    assert fetch(remote, local).read_bytes() == remote.shards[0].path.read_bytes()
+    assert begun
     assert not list(local.glob("*.partial"))
 
 
