@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preprocess.options import Mixed
-from preprocess.tree import BadTreeError, Tree
+from preprocess.tree import BadTreeError, Tree, read_index
 from reid.types import Modality, Role, Split, Tracklet
 
 PATHS_FILE = "data_paths.json"
@@ -35,7 +35,6 @@ TAKEN = {
     Role.QUERY: (Modality.INFRARED,),
     Role.GALLERY: (Modality.VISIBLE,),
 }
-LARGEST_TABLE = 1 << 30
 
 _LINE = re.compile(r"([0-9]{1,5}) (RGB/IR|RGB|IR) ([A-Z0-9]+) ([0-9]{1,6})", re.ASCII)
 _FRAME = re.compile(r"(?:[A-Za-z0-9_-]+/)+[A-Za-z0-9_-]+\.jpg", re.ASCII)
@@ -91,12 +90,7 @@ def read(root: Path, mixed: Mixed = Mixed.KEEP, *, fake_infrared: bool = False) 
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_TABLE:
-            raise BadTreeError(f"{path}: larger than {LARGEST_TABLE:,} bytes; this is no table of frames.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadTreeError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_index(path, "table of frames")
     try:
         table = json.loads(data)
     except (ValueError, RecursionError) as error:

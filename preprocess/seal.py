@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 def seal(plan: Plan, root: Path, tree: Tree, num_workers: int, progress: Progress) -> None:
     """Turn the shards below `root` into a data set, ready to be renamed.
 
-    `progress` hears (shards read back, of all). Raises ValueError if shards are missing, and RuntimeError if one is not on
-    disk as it was written.
+    `progress` hears (shards read back, of all). Raises ValueError if shards are missing, if anything lies there that no pack
+    makes, or if too much was left out to be told; RuntimeError if a shard is not on disk as it was written.
     """
     skipped: list[tuple[str, str]] = []
     lost: list[str] = []

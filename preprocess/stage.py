@@ -66,7 +66,6 @@ class Stage:
         """Make the content appear as `out`. To be called alone."""
         self.content.rename(self.out)
         sync(self.out.parent)
-        self.discard()
 
     def discard(self) -> None:
         """Remove what is left of the folder once its content has become `out`."""
@@ -91,9 +90,9 @@ class Stage:
     def _take(self, kind: int) -> int:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name in self._strangers():
+            if strangers := self._strangers():
                 raise ValueError(
-                    f"{self.folder}, where {self.out} would grow, holds {name!r}, which no pack made. Move that folder, or "
+                    f"{self.folder}, where {self.out} would grow, holds {strangers[0]!r}, which no pack made. Move that folder, or "
                     "name another OUT."
                 )
             try:
@@ -118,10 +117,11 @@ class Stage:
     def _strangers(self) -> list[str]:
         """What else lies in the folder, hidden files left aside."""
         ours = {path.name for path in (self._plan, self._lock, self.content)}
-        with suppress(FileNotFoundError):  # it was published in this moment
-            names = {path.name for path in self.folder.iterdir()} - ours
-            return sorted(name for name in names if not name.startswith("."))
-        return []
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except FileNotFoundError:  # it was published in this moment
+            return []
+        return sorted(name for name in names - ours if not name.startswith("."))
 
     def _is_current(self, descriptor: int) -> bool:
         try:

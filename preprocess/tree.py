@@ -10,6 +10,7 @@ from reid.types import Split, Tracklet
 
 MOST_REPORTED = 20
 MOST_BAD_PICTURES = 1_000
+LARGEST_INDEX = 1 << 30  # bytes
 
 
 class BadTreeError(ValueError):
@@ -20,6 +21,16 @@ class BadTreeError(ValueError):
         found = list(mistakes)
         more = [f"... and {len(found) - most} more"] if len(found) > most else []
         return cls("\n  ".join([f"{root} cannot be packed:", *found[:most], *more]))
+
+
+def read_index(path: Path, kind: str) -> bytes:
+    """The bytes of an index file of a raw tree. Raises BadTreeError if it cannot be read, or is too large for its `kind`."""
+    try:
+        if path.stat().st_size > LARGEST_INDEX:
+            raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no {kind}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadTreeError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 @dataclass(slots=True)

@@ -12,14 +12,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocess.tree import BadTreeError
+from preprocess.tree import BadTreeError, read_index
 from reid.types import Modality, Split
 
 NAME_FILES = {Split.TRAIN: "train_name.txt", Split.TEST: "test_name.txt"}
 TRACK_FILES = {Split.TRAIN: "track_train_info.txt", Split.TEST: "track_test_info.txt"}
 QUERY_FILE = "query_IDX.txt"
 INDEX_FILES = (*NAME_FILES.values(), *TRACK_FILES.values(), QUERY_FILE)
-LARGEST_INDEX = 1 << 30
 BLANKS = " \t"  # around a name
 
 _NAME = re.compile(r"([0-9]{4})M([12])D([0-9]{1,3})T([0-9]{1,6})F([0-9]{1,6})\.jpg", re.ASCII)
@@ -50,12 +49,9 @@ class Row(NamedTuple):
 
 def lines(path: Path) -> list[str]:
     """The lines of an index file, without line ends, byte order mark and empty lines at the end."""
+    data = read_index(path, "index file")
     try:
-        if path.stat().st_size > LARGEST_INDEX:
-            raise BadTreeError(f"{path}: larger than {LARGEST_INDEX:,} bytes; this is no index file.")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise BadTreeError(f"{path}: cannot be read: {error.strerror}.") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadTreeError(f"{path}:{line}: not a text file: byte {error.start} is no UTF-8.") from error

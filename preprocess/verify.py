@@ -53,7 +53,7 @@ def verify(root: Path, *, quick: bool = False, num_workers: int = 1, progress: P
             expected = description["files"][table]["sha256"]
             damages += _file_damage(root / table, table, expected, f"that {DESCRIPTION} names")
         if not damages:
-            manifest = Manifest.described(root, description, identifier)
+            manifest = Manifest(root, description, identifier)
     except DamagedManifestError as error:
         damages.append(Damage(_name(error, root), "", 0, error.reason))
     except ValueError as error:

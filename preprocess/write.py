@@ -167,14 +167,14 @@ def read_ahead(root: Path, files: Iterable[tuple[str, int]]) -> Iterator[Read]:
     not there any more: whole folders vanish with their disk, and none of it may be taken for bad pictures.
     """
     waiting: deque[tuple[str, int, int | PictureError]] = deque()
-    folder = f"{root}/"
     try:
         for frame, size in files:
-            waiting.append((frame, size, _open(folder + frame, size)))
+            path = f"{root}/{frame}"
+            waiting.append((path, size, _open(path, size)))
             if len(waiting) > READ_AHEAD:
-                yield _read(root, *waiting.popleft())
+                yield _read(*waiting.popleft())
         while waiting:
-            yield _read(root, *waiting.popleft())
+            yield _read(*waiting.popleft())
     finally:
         for *_, opened in waiting:
             if isinstance(opened, int):
@@ -194,7 +194,7 @@ def _open(path: str, size: int) -> int | PictureError:
     return descriptor
 
 
-def _read(root: Path, frame: str, size: int, opened: int | PictureError) -> Read:
+def _read(path: str, size: int, opened: int | PictureError) -> Read:
     if isinstance(opened, PictureError):
         return opened
     try:
@@ -202,12 +202,12 @@ def _read(root: Path, frame: str, size: int, opened: int | PictureError) -> Read
         while 0 < len(data) < size and (piece := os.read(opened, size + 1 - len(data))):
             data += piece
     except OSError as error:
-        return _unreadable(str(root / frame), error)
+        return _unreadable(path, error)
     finally:
         os.close(opened)
     if len(data) != size:
         found = "more" if len(data) > size else f"{len(data):,}"
-        raise _changing(str(root / frame), f"expected {size:,} bytes, found {found}")
+        raise _changing(path, f"expected {size:,} bytes, found {found}")
     return data
 
 

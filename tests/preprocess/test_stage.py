@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from preprocess import seal
 from preprocess.options import Options
 from preprocess.pack import Part, pack
 from preprocess.progress import Progress, Show
@@ -157,6 +158,15 @@ def test_what_no_pack_made_is_neither_published_nor_removed(heavy, reference, co
     theirs.rename(tmp_path / "notes.txt")
     pack(heavy, out, SMALL_SHARDS, seal_only=True)
     assert contents(out) == reference
+
+
+def test_a_description_that_no_reader_would_open_is_not_published(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(seal, "LARGEST_DESCRIPTION", 100)
+    with pytest.raises(
+        ValueError, match=r"dataset\.json would have .* bytes, and more than 100 are never read"
+    ):
+        pack(raw, tmp_path / "packed", SMALL_SHARDS)
+    assert not (tmp_path / "packed").exists()
 
 
 def test_shards_of_an_earlier_cut_are_removed(heavy, reference, contents, tmp_path):

@@ -18,6 +18,7 @@ from preprocess.verify import verify
 from preprocess.write import READ_AHEAD, read_ahead
 from reid.data.manifest import Manifest
 from reid.data.shards import LARGEST_FRAME
+from tests.impostors import make_device, make_fifo, make_folder
 
 SMALL_SHARDS = Options(shard_mebibytes=1)
 SKIP = Options(bad_frames=BadFrames.SKIP)
@@ -103,21 +104,6 @@ def cut_short(path: Path) -> None:
 def make_link(path: Path) -> None:
     target = path.rename(path.with_name("moved"))
     path.symlink_to(target)
-
-
-def make_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def make_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def make_device(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/dev/zero")
 
 
 ROW = r"0003/rgb/D1/7\.jpg \(row 3 of track_test_info\.txt\): "

@@ -1,7 +1,6 @@
 """Frames by offset: every kind of damage is named before a frame is used, and by whoever compares the whole shard."""
 
 import multiprocessing
-import os
 import pickle
 import shutil
 import tarfile
@@ -16,6 +15,7 @@ from reid.data import shards as shards_module
 from reid.data.manifest import FrameTable, Manifest
 from reid.data.shards import DamagedFrameError, DamagedShardError, ShardReader, frame_members
 from reid.data.ustar import BLOCK
+from tests.impostors import make_device, make_fifo, make_folder
 
 
 @pytest.fixture
@@ -279,27 +279,8 @@ def test_damage_survives_the_way_from_a_worker_to_its_parent():
     assert (again.shard, again.key, again.offset, again.reason) == (Path("x.tar"), "train/1", 512, "because")
 
 
-def make_missing(path: Path) -> None:
-    path.unlink()
-
-
-def make_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def make_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def make_device(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/dev/zero")
-
-
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("replace", [make_missing, make_fifo, make_folder, make_device])
+@pytest.mark.parametrize("replace", [Path.unlink, make_fifo, make_folder, make_device])
 def test_a_shard_that_is_no_file_is_an_error_and_not_a_wait(damaged, replace):
     replace(damaged.shards[0].path)
     reader = ShardReader(damaged)
